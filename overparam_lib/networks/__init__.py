@@ -1,0 +1,5 @@
+"""Networks whose parameterization and scale are explicit."""
+
+from overparam_lib.networks.two_layer import Reparameterized, TwoLayer, reparameterize
+
+__all__ = ["Reparameterized", "TwoLayer", "reparameterize"]
