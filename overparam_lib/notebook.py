@@ -249,20 +249,23 @@ def _bound_text(record: Mapping[str, Any]) -> str:
 
 
 def _card(record: Mapping[str, Any]) -> str:
-    figures = ", ".join(_exact(z) for z in record["measured"])
     # \\(…\\) is typeset both by Jupyter and on the website, where MathJax looks for the class
     statement = re.sub(r"\$([^$]+)\$", r"\\(\1\\)", html.escape(record["statement"]))
     return (
         '<div class="claim tex2jax_process"><p class="claim-statement"><strong>Claim.</strong> '
         f"{statement}.</p>"
-        f'<p class="claim-figures">Measured {figures}; {html.escape(_bound_text(record))}. '
+        f'<p class="claim-figures">Measured {_exact(record["measured"])}; '
+        f"{html.escape(_bound_text(record))}. "
         f'<span class="claim-verdict">Holds.</span></p>'
         f'<p class="claim-source">{html.escape(record["source"])}</p></div>'
     )
 
 
-def _exact(figure: float) -> str:
-    return f'<data class="exact" value="{figure!r}">{figure:.3g}</data>'
+def _exact(figures: Sequence[float]) -> str:
+    shown = [f"{z:.3g}" for z in figures]
+    many = f"{len(shown)} figures from {min(figures):.3g} to {max(figures):.3g}"
+    exact = " ".join(map(repr, figures))
+    return f'<data class="exact" value="{exact}">{", ".join(shown) if len(shown) <= 6 else many}</data>'
 
 
 def _log(record: Mapping[str, Any]) -> None:

@@ -82,9 +82,16 @@ def test_text_holds_no_measured_digit_and_the_card_marks_each(shown):
     make([0.123456789, 0.2], at_most=0.5)
     data, _ = shown[0]
     assert data["text/plain"] == "claim test/it: holds: It is so (at most 0.5)"
-    assert '<data class="exact" value="0.123457">0.123</data>' in data["text/html"]
+    assert '<data class="exact" value="0.123457 0.2">0.123, 0.2</data>' in data["text/html"]
     outside = notebook.re.sub(r"<data class=\"exact\".*?</data>", "", data["text/html"])
     assert "0.12" not in outside and "at most 0.5" in outside
+
+
+def test_a_card_with_many_figures_shows_their_range_and_keeps_them_all(shown):
+    figures = [round(0.1 * i, 1) for i in range(8)]
+    make(figures, at_most=1)
+    card = shown[0][0]["text/html"]
+    assert f'value="{" ".join(map(str, figures))}">8 figures from 0 to 0.7</data>' in card
 
 
 def test_statement_is_escaped_and_its_mathematics_typeset(shown):

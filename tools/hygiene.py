@@ -182,7 +182,7 @@ def repeated_claims(claims: Iterable[dict[str, Any]]) -> Faults:
 
 def _claim_faults(claim: dict[str, Any], data: dict[str, Any]) -> Faults:
     faults = [] if claim.get("holds") is True else ["it does not hold"]
-    shown = [float(value) for value in _EXACT.findall(_text(data.get("text/html", "")))]
+    shown = [float(z) for z in " ".join(_EXACT.findall(_text(data.get("text/html", "")))).split()]
     if shown != claim["measured"]:
         faults.append(f"the card shows {shown}, the metadata hold {claim['measured']}")
     line = _text(data.get("text/plain", ""))

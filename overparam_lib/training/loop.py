@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import os
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import NamedTuple
@@ -277,7 +278,9 @@ def train(
         history = History()
         for probe in probes:
             probe.start(model)
-    bar = tqdm(total=steps, delay=3, leave=False, disable=not progress, unit="step")
+    # An explicit `disable` overrides tqdm's own reading of TQDM_DISABLE.
+    hidden = not progress or os.environ.get("TQDM_DISABLE", "0") not in ("", "0")
+    bar = tqdm(total=steps, delay=3, leave=False, disable=hidden, unit="step")
     try:
         history.stopped = _run(model, batches, loss, optimizer, steps, probes, conditions, history, bar)
     except KeyboardInterrupt:

@@ -5,6 +5,7 @@ import pytest
 import torch
 from torch import nn
 from torch.nn import functional as F
+from tqdm import tqdm
 
 from overparam_lib.networks import TwoLayer
 from overparam_lib.runtime import generator
@@ -208,26 +209,16 @@ def test_divergence_is_an_error_that_keeps_the_history():
     assert not np.isfinite(caught.value.history.loss[-1])
 
 
-def test_progress_bar_goes_to_standard_error_only_when_asked(capsys, monkeypatch):
-    monkeypatch.setattr("overparam_lib.training.loop.tqdm.__init__", _loud(monkeypatch))
-    run(network(), full_batch(*problem()), 2, progress=True)
-    assert "step" in capsys.readouterr().err
-    run(network(), full_batch(*problem()), 2, progress=False)
+@pytest.mark.parametrize(
+    ("progress", "disabled", "shown"), [(True, "0", True), (True, "1", False), (False, "0", False)]
+)
+def test_progress_bar_shows_if_wanted_and_allowed(capsys, monkeypatch, progress, disabled, shown):
+    monkeypatch.setenv("TQDM_DISABLE", disabled)
+    at_once = lambda **options: tqdm(**(options | {"delay": 0}))  # noqa: E731
+    monkeypatch.setattr("overparam_lib.training.loop.tqdm", at_once)
+    run(network(), full_batch(*problem()), 2, progress=progress)
     captured = capsys.readouterr()
-    assert captured.err == captured.out == ""
-
-
-def _loud(monkeypatch):
-    """Let tqdm show its bar at once, whatever the environment says."""
-    from tqdm import tqdm
-
-    monkeypatch.setenv("TQDM_DISABLE", "0")
-    original = tqdm.__init__
-
-    def init(self, *args, **options):
-        original(self, *args, **(options | {"delay": 0}))
-
-    return init
+    assert ("step" in captured.err) is shown and captured.out == ""
 
 
 @pytest.mark.parametrize(
