@@ -242,10 +242,14 @@ def _holds(kind: str, figures: np.ndarray, bound: float, tolerance: float) -> bo
 
 
 def _bound_text(record: Mapping[str, Any]) -> str:
-    # Two digits: a bound that a cell computed must print alike on every processor.
-    text = f"{_WORDS[record['kind']]} {record['bound']:.2g}"
+    text = f"{_WORDS[record['kind']]} {_two_digits(record['bound'])}"
     tolerance = record["atol"] + record["rtol"] * abs(record["bound"])
-    return f"{text} ± {tolerance:.2g}" if record["kind"] == "expected" else text
+    return f"{text} ± {_two_digits(tolerance)}" if record["kind"] == "expected" else text
+
+
+def _two_digits(number: float) -> str:
+    # No more: a bound that a cell computed must print alike on every processor. And 100, not 1e+02.
+    return f"{float(f'{number:.2g}'):.10g}"
 
 
 def _card(record: Mapping[str, Any]) -> str:

@@ -94,6 +94,14 @@ def test_a_card_with_many_figures_shows_their_range_and_keeps_them_all(shown):
     assert f'value="{" ".join(map(str, figures))}">8 figures from 0 to 0.7</data>' in card
 
 
+@pytest.mark.parametrize(
+    ("bound", "text"), [(100.0, "100"), (0.123456, "0.12"), (1.0, "1"), (-1234.5, "-1200")]
+)
+def test_bounds_are_written_with_two_digits_and_no_exponent(shown, bound, text):
+    make(bound + 1, at_least=bound)
+    assert shown[0][0]["text/plain"].endswith(f"(at least {text})")
+
+
 def test_statement_is_escaped_and_its_mathematics_typeset(shown):
     claim("test/math", "As $a<b$ & so on", measured=0, at_most=1, source="A & B")
     card = shown[0][0]["text/html"]
