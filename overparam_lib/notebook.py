@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import html
 import json
+import math
 import os
 import re
 from collections.abc import Mapping, Sequence
@@ -18,14 +19,21 @@ import torch
 
 from overparam_lib.runtime import data_folder
 
-__all__ = ["ClaimError", "claim", "claims_in", "compare_claims", "glue", "recorded"]
+__all__ = ["ClaimError", "claim", "claims_in", "compare_claims", "glue", "record", "recorded"]
 
 _GLUE_PREFIX = "application/papermill.record/"
 _WORDS = {"at_most": "at most", "at_least": "at least", "expected": "expected"}
 
 
 class ClaimError(AssertionError):
-    """A claim of a lecture does not hold for what its cells computed."""
+    """A claim of a lecture does not hold for what its cells computed.
+
+    The attribute ``record`` has its statement, bound and figures, as :func:`claims_in` returns them.
+    """
+
+    def __init__(self, message: str, record: Mapping[str, Any] | None = None) -> None:
+        super().__init__(message)
+        self.record = dict(record or {})
 
 
 def claim(
@@ -87,8 +95,9 @@ def claim(
     bounds = {"at_most": at_most, "at_least": at_least, "expected": expected}
     record = _claim_record(id, statement, measured, bounds, rtol, atol, rerun_rtol, source)
     if not record["holds"]:
-        raise ClaimError(f"{id}: {statement} ({_bound_text(record)}) fails; measured {record['measured']}")
-    _log(record)
+        message = f"{id}: {statement} ({_bound_text(record)}) fails; measured {record['measured']}"
+        raise ClaimError(message, record)
+    _log("OVERPARAM_CLAIM_LOG", record)
     text = f"claim {id}: holds: {statement} ({_bound_text(record)})"
     _show({"text/plain": text, "text/html": _card(record)}, {"overparam_lib": {"claim": record}})
 
@@ -124,10 +133,46 @@ def glue(name: str, value: Any, fmt: str | None = None, display: bool = False) -
     _show({f"{prefix}text/plain": shown}, metadata)
 
 
-def recorded(name: str) -> dict[str, Any]:
-    """Return a recorded result, and display where and how it was computed.
+def record(name: str, value: Any) -> None:
+    """Keep a result of this run, if the run is being recorded; else only check that it could be kept.
 
-    Recordings are made by running a lecture at full size; see ``data/README.md``.
+    A lecture runs live at a size for two processor cores. The same cells are also run at full size or
+    on other data, and what they pass to this function is then stored in ``data/recorded/``, together
+    with where and how it was computed; see :func:`recorded`. While that happens, the environment
+    variable ``OVERPARAM_RECORD_LOG`` names a file, to which a line of JSON is appended at once.
+
+    Parameters
+    ----------
+    name : str
+        Name of the result, unique in the lecture.
+    value : object
+        Numbers, texts, None, arrays and tensors, in lists and dicts (with texts as keys) of any depth.
+        A number that is not an integer is kept to nine significant digits.
+
+    Raises
+    ------
+    ValueError
+        If the value has no place in JSON (a NaN, say), or the name has been recorded before.
+
+    Examples
+    --------
+    >>> record("accuracy", {"digits": np.array([0.91, 0.93])})
+    """
+    if not name or not isinstance(name, str):
+        raise ValueError(f"name must be a text, got {name!r}")
+    plain = _as_json(value, name)
+    path = Path(os.environ.get("OVERPARAM_RECORD_LOG") or os.devnull)
+    lines = path.read_text("utf-8").splitlines() if path.is_file() else []
+    if name in (json.loads(line)["name"] for line in lines):
+        raise ValueError(f"name {name!r} has been recorded before in this run; choose another")
+    _log("OVERPARAM_RECORD_LOG", {"name": name, "value": plain})
+
+
+def recorded(name: str) -> dict[str, Any]:
+    """Return a recorded result, and display where and when it was computed.
+
+    Recordings are made by running a lecture at full size; see ``data/README.md``. A cell that shows
+    one carries the tag ``recorded``, so that it is left out while the recording itself is made.
 
     Parameters
     ----------
@@ -137,7 +182,7 @@ def recorded(name: str) -> dict[str, Any]:
     Returns
     -------
     dict
-        The recorded values by name, lists for arrays.
+        What the lecture passed to :func:`record`, by name, with lists for arrays.
 
     Raises
     ------
@@ -148,14 +193,15 @@ def recorded(name: str) -> dict[str, Any]:
     """
     folder = data_folder() / "recorded"
     path = folder / f"{name}.json"
-    if not path.is_file():
-        known = sorted(p.stem for p in folder.glob("*.json"))
+    known = sorted(p.stem for p in folder.glob("*.json") if p.stem != "schema")
+    if name not in known:
         raise FileNotFoundError(f"no recording {name!r} in {folder}; there are {known}")
     content = json.loads(path.read_text("utf-8"))
-    if missing := {"values", "provenance"} - set(content):
+    missing = {"values", "provenance"} - set(content)
+    missing |= {"device", "commit", "dirty", "started", "seconds"} - set(content.get("provenance", ()))
+    if missing:
         raise ValueError(f"{path} is not a recording: it has no {sorted(missing)}")
-    facts = "; ".join(f"{key} {value}" for key, value in content["provenance"].items())
-    _show({"text/plain": f"recorded {name}: {facts}"}, {})
+    _show({"text/plain": f"recorded {name}: {_where(content['provenance'])}"}, {})
     return content["values"]
 
 
@@ -207,6 +253,30 @@ def compare_claims(stored: Sequence[Mapping[str, Any]], rerun: Sequence[Mapping[
         else:
             differences += [f"{id}: {text}" for text in _differences(olds[0], news[0])]
     return sorted(differences)
+
+
+def _as_json(value: Any, where: str) -> Any:
+    if isinstance(value, torch.Tensor):
+        value = value.detach().cpu()
+    if isinstance(value, (torch.Tensor, np.ndarray, np.generic)):
+        value = value.tolist()
+    if value is None or isinstance(value, (bool, int, str)):
+        return value
+    if isinstance(value, float) and math.isfinite(value):
+        return float(f"{value:.9g}")
+    if isinstance(value, (list, tuple)):
+        return [_as_json(entry, f"{where}[{i}]") for i, entry in enumerate(value)]
+    if isinstance(value, Mapping) and all(isinstance(key, str) for key in value):
+        return {key: _as_json(entry, f"{where}[{key!r}]") for key, entry in value.items()}
+    kinds = "finite numbers, texts, None, and arrays, lists and dicts of them with texts as keys"
+    raise ValueError(f"{where} cannot be recorded: it is {value!r}, and what can are {kinds}")
+
+
+def _where(provenance: Mapping[str, Any]) -> str:
+    changed = " with uncommitted changes" if provenance["dirty"] else ""
+    day, seconds = provenance["started"][:10], provenance["seconds"]
+    device, commit = provenance["device"], provenance["commit"][:7]
+    return f"computed on {device}, {day}, in {seconds:.0f} s, commit {commit}{changed}"
 
 
 def _claim_record(id, statement, measured, bounds, rtol, atol, rerun_rtol, source) -> dict[str, Any]:
@@ -272,8 +342,8 @@ def _exact(figures: Sequence[float]) -> str:
     return f'<data class="exact" value="{exact}">{", ".join(shown) if len(shown) <= 6 else many}</data>'
 
 
-def _log(record: Mapping[str, Any]) -> None:
-    if path := os.environ.get("OVERPARAM_CLAIM_LOG"):
+def _log(variable: str, record: Mapping[str, Any]) -> None:
+    if path := os.environ.get(variable):
         line = (json.dumps(record) + "\n").encode()
         # One write of an appended line: kernels that run side by side do not mix their lines.
         handle = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o644)

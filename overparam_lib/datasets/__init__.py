@@ -1,4 +1,4 @@
-"""Data: clustered mixtures, images, and corruptions of labels."""
+"""Data: clustered mixtures, images, and corruptions of labels and pixels."""
 
 from overparam_lib.datasets.clustered import (
     AssumptionReport,
@@ -6,15 +6,25 @@ from overparam_lib.datasets.clustered import (
     ClusteredSample,
     check_assumptions,
 )
-from overparam_lib.datasets.corruption import randomize_labels
+from overparam_lib.datasets.corruption import (
+    gaussian_pixels,
+    random_pixels,
+    randomize_labels,
+    shuffle_pixels,
+)
+from overparam_lib.datasets.files import DataError
 from overparam_lib.datasets.images import ImageData, load_images
 
 __all__ = [
     "AssumptionReport",
     "ClusteredMixture",
     "ClusteredSample",
+    "DataError",
     "ImageData",
     "check_assumptions",
+    "gaussian_pixels",
     "load_images",
+    "random_pixels",
     "randomize_labels",
+    "shuffle_pixels",
 ]

@@ -39,7 +39,7 @@ class TwoLayer(nn.Module):
     where the parameterization fixes the scale :math:`s` and the law of the start:
 
     ============== ======================= ============================= ======================
-    name           :math:`s`               :math:`w_r(0)`                :math:`a_{c,r}(0)`
+    name           scale :math:`s`         row :math:`w_r(0)`            entry :math:`a_{c,r}(0)`
     ============== ======================= ============================= ======================
     ``"standard"`` :math:`1`               :math:`N(0,\kappa^2 I_d/m)`   :math:`N(0,1)`
     ``"ntk"``      :math:`1/\sqrt m`       :math:`N(0,\kappa^2 I_d)`     uniform on :math:`\pm1`
