@@ -20,7 +20,7 @@ from nbclient import NotebookClient
 from nbclient.exceptions import CellExecutionError
 from PIL import Image
 
-from tools import ROOT, notebooks
+from tools import ROOT, find, notebooks
 from tools.kernels import kernel_environment
 
 _VOLATILE = ("ExecuteTime", "collapsed", "execution", "papermill", "scrolled")
@@ -42,16 +42,6 @@ def execute(path: Path, timeout: float = 600) -> None:
     _strip(notebook)
     nbformat.validate(notebook)
     _replace(path, nbformat.writes(notebook) + "\n")
-
-
-def find(name: str, among: list[Path]) -> list[Path]:
-    """Return the notebooks that a name means: a path, a file name, its end, or ``all``."""
-    if name == "all":
-        return among
-    if Path(name).is_file():
-        return [Path(name).resolve()]
-    stem = Path(name).stem
-    return [p for p in among if p.stem == stem or p.stem.endswith(f"_{stem}")]
 
 
 def _strip(notebook: nbformat.NotebookNode) -> None:
