@@ -7,10 +7,10 @@ READY := $(VENV)/.ready
 PORT ?= 8000
 export TQDM_DISABLE ?= 1
 
-.PHONY: help env book serve test execute lint lock clean
+.PHONY: help env book serve test execute lint lock clean record bench new-lecture twins badges
 
 help:  ## list the targets
-	@awk -F ':.*## ' '/^[a-z]+:.*## / {printf "  make %-10s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
 
 env: $(READY)  ## make the environment .venv from requirements.lock (the others call it)
 
@@ -31,6 +31,12 @@ book: env  ## build the site from the stored outputs, from scratch
 	@$(BIN)/python -m tools.repository
 	@echo "The book is at file://$(CURDIR)/_build/html/index.html (make serve: http://127.0.0.1:$(PORT))"
 
+twins: book  ## write the tree of the branch launch, which Colab and Binder open, to _build/launch
+	$(BIN)/python -m tools.twins
+
+badges: env  ## write the badges of REPOSITORY, or of the GitHub remote, into README.md
+	$(BIN)/python -m tools.repository badges
+
 serve: env  ## serve the built site on this machine (PORT=8000)
 	@test -f _build/html/index.html || $(MAKE) book
 	$(BIN)/python -m http.server $(PORT) --bind 127.0.0.1 --directory _build/html
@@ -41,6 +47,16 @@ test: env  ## all that CI checks, or one part: PART=lint|unit|nbval|portable|boo
 execute: env  ## run lectures and store their outputs: LECTURE=3_what_sgd_does, a path, or all
 	$(BIN)/python -m tools.execute $(LECTURE)
 
+record: env  ## run a lecture at full size and keep its results: LECTURE= PROFILE=cpu|gpu DATASET= SET= NAME=
+	$(BIN)/python -m tools.record "$$LECTURE" --profile "$$PROFILE" --dataset "$$DATASET" --set "$$SET" \
+	  --name "$(if $(findstring command,$(origin NAME)),$(NAME))" --commit "$$COMMIT" $(if $(ALLOW_DIRTY),--allow-dirty) $(if $(KEEP),--keep)
+
+bench: env  ## measure speed and memory: ROWS=training|lectures, QUICK=1 only shows that it runs
+	$(BIN)/python -m benchmarks $(ROWS) $(if $(QUICK),--quick)
+
+new-lecture: env  ## lay out a lecture: NAME=chapters/3_training_speed/1_x TITLE="..."
+	$(BIN)/python -m tools.new_lecture "$$NAME" "$$TITLE"
+
 lint: env  ## ruff
 	$(BIN)/python -m tools.check lint
 
@@ -50,6 +66,7 @@ lock: pyproject.toml  ## write requirements.lock anew, with the newest versions 
 	_build/lock/bin/pip install -q ".[test,book,browser,dev]"
 	{ sed '/^#/!d' requirements.lock; _build/lock/bin/pip freeze --exclude overparam-lib | sed 's/^\(torch==[0-9.]*\)+.*/\1/'; } > _build/lock.txt
 	mv _build/lock.txt requirements.lock && rm -rf _build/lock
+	$(MAKE) env && $(BIN)/python -m tools.binder
 
 clean:  ## remove what was built, not the environment
 	rm -rf _build .pytest_cache .ruff_cache

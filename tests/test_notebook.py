@@ -11,7 +11,7 @@ from nbclient import NotebookClient
 from nbformat.v4 import new_code_cell, new_notebook
 
 from overparam_lib import notebook
-from overparam_lib.notebook import ClaimError, claim, claims_in, compare_claims, glue, recorded
+from overparam_lib.notebook import ClaimError, claim, claims_in, compare_claims, glue, record, recorded
 
 
 @pytest.fixture
@@ -190,18 +190,124 @@ def test_glued_format_is_fixed_before_it_is_stored(shown):
     assert shown[0][0] == {"application/papermill.record/text/plain": "'0.00'"}
 
 
-def test_recorded_returns_the_values_and_says_where_they_come_from(tmp_path, monkeypatch, capsys):
+PROVENANCE = {"device": "H200", "commit": "abcdef0123", "dirty": False, "seconds": 94.7,
+              "started": "2026-11-21T03:17:55Z", "seeds": [0]}  # fmt: skip
+
+
+@pytest.fixture
+def recordings(tmp_path, monkeypatch):
+    """Write a recording; `recorded` finds it."""
     (tmp_path / "recorded").mkdir()
-    content = {"values": {"accuracy": [0.5, 0.6]}, "provenance": {"device": "H200", "commit": "abc"}}
-    (tmp_path / "recorded" / "mine.json").write_text(json.dumps(content))
-    (tmp_path / "recorded" / "bad.json").write_text("{}")
+    (tmp_path / "recorded" / "schema.json").write_text("{}")
     monkeypatch.setattr(notebook, "data_folder", lambda: tmp_path)
+
+    def write(name, content):
+        (tmp_path / "recorded" / f"{name}.json").write_text(json.dumps(content))
+
+    return write
+
+
+def test_recorded_returns_the_values_and_says_where_they_come_from(recordings, capsys):
+    recordings("mine", {"values": {"accuracy": [0.5, 0.6]}, "provenance": PROVENANCE})
     assert recorded("mine") == {"accuracy": [0.5, 0.6]}
-    assert "recorded mine: device H200; commit abc" in capsys.readouterr().out
-    with pytest.raises(FileNotFoundError, match=r"no recording 'other'.*\['bad', 'mine'\]"):
-        recorded("other")
+    line = "recorded mine: computed on H200, 2026-11-21, in 95 s, commit abcdef0\n"
+    assert capsys.readouterr().out == line
+    recordings("mine", {"values": {}, "provenance": PROVENANCE | {"dirty": True}})
+    recorded("mine")
+    assert capsys.readouterr().out.endswith("commit abcdef0 with uncommitted changes\n")
+
+
+def test_a_recording_that_is_not_there_or_is_none_is_refused(recordings):
+    recordings("bad", {})
+    recordings("old", {"values": {}, "provenance": {"device": "H200"}})
+    for name in ("other", "schema", "../recorded/bad"):
+        with pytest.raises(FileNotFoundError, match=r"no recording .*\['bad', 'old'\]"):
+            recorded(name)
     with pytest.raises(ValueError, match="not a recording"):
         recorded("bad")
+    with pytest.raises(ValueError, match="it has no .*'commit'"):
+        recorded("old")
+
+
+def kept(value, tmp_path, monkeypatch):
+    monkeypatch.setenv("OVERPARAM_RECORD_LOG", str(tmp_path / "records"))
+    record("it", value)
+    (line,) = (tmp_path / "records").read_text().splitlines()
+    return json.loads(line)
+
+
+@pytest.mark.parametrize(
+    ("value", "plain"),
+    [
+        (3, 3),
+        (True, True),
+        (None, None),
+        ("word", "word"),
+        (1 / 3, 0.333333333),
+        (1e300, 1e300),
+        ((1, [2.5]), [1, [2.5]]),
+        ({"a": {"b": (1,)}}, {"a": {"b": [1]}}),
+        (np.float32(0.5), 0.5),
+        (np.int64(2), 2),
+        (np.array([[1, 2]]), [[1, 2]]),
+        (np.array(["a"]), ["a"]),
+        (torch.tensor([0.25, 1.0], requires_grad=True), [0.25, 1.0]),
+        (torch.tensor(7), 7),
+        ({"run": [torch.zeros(1), np.ones(1)]}, {"run": [[0.0], [1.0]]}),
+    ],
+)
+def test_what_json_can_hold_is_recorded(tmp_path, monkeypatch, value, plain):
+    found = kept(value, tmp_path, monkeypatch)
+    assert found == {"name": "it", "value": plain}
+    assert type(found["value"]) is type(plain)
+
+
+@pytest.mark.parametrize(
+    ("value", "where"),
+    [
+        (float("nan"), "it"),
+        ([0.0, float("inf")], r"it\[1\]"),
+        (torch.tensor([1.0, float("nan")]), r"it\[1\]"),
+        ({"a": np.array([np.nan])}, r"it\['a'\]\[0\]"),
+        ({256: 0.5}, "it"),
+        (1j, "it"),
+        ({1, 2}, "it"),
+        (object(), "it"),
+    ],
+)
+@pytest.mark.parametrize("recording", [True, False])
+def test_what_json_cannot_hold_is_refused_also_outside_a_recording(
+    tmp_path, monkeypatch, value, where, recording
+):
+    log = tmp_path / "records"
+    monkeypatch.setenv("OVERPARAM_RECORD_LOG", str(log) if recording else "")
+    with pytest.raises(ValueError, match=rf"^{where} cannot be recorded"):
+        record("it", value)
+    assert not log.exists()
+
+
+def test_a_name_is_recorded_once(tmp_path, monkeypatch):
+    kept(1, tmp_path, monkeypatch)
+    with pytest.raises(ValueError, match="'it' has been recorded before"):
+        record("it", 2)
+    monkeypatch.delenv("OVERPARAM_RECORD_LOG")
+    record("it", 2)  # outside a recording a cell may run twice
+    for name in ("", 3):
+        with pytest.raises(ValueError, match="name must be a text"):
+            record(name, 1)
+
+
+def test_outside_a_recording_nothing_is_shown_or_written(shown, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.delenv("OVERPARAM_RECORD_LOG", raising=False)
+    record("it", 1)
+    assert not shown and not list(tmp_path.iterdir())
+
+
+def test_a_failed_claim_carries_its_record():
+    with pytest.raises(ClaimError) as caught:
+        make([1.0, 3.0], at_most=2.0)
+    assert caught.value.record["measured"] == [1.0, 3.0] and caught.value.record["holds"] is False
 
 
 def test_outside_a_notebook_a_claim_prints_its_line(capsys, monkeypatch):

@@ -54,3 +54,17 @@ def test_a_checkout_uses_its_own_data():
 def test_the_wheel_has_every_module_and_nothing_else(installed):
     packaged = {p.relative_to(installed).as_posix() for p in installed.rglob("*.py")}
     assert packaged == {p.relative_to(ROOT).as_posix() for p in (ROOT / "overparam_lib").rglob("*.py")}
+
+
+def test_the_wheel_says_that_it_has_types_and_under_which_license(installed):
+    assert (installed / "overparam_lib" / "py.typed").is_file()
+    (information,) = installed.glob("*.dist-info")
+    assert "License-Expression: BSD-3-Clause\n" in (information / "METADATA").read_text("utf-8")
+    assert (information / "licenses" / "LICENSE").read_bytes() == (ROOT / "LICENSE").read_bytes()
+
+
+def test_the_wheel_has_the_recordings_and_their_schema(installed):
+    packaged = installed / "overparam_lib" / "_data" / "recorded"
+    ours = {path.name for path in (ROOT / "data" / "recorded").glob("*.json")}
+    assert {path.name for path in packaged.glob("*.json")} == ours
+    assert (packaged / "schema.json").is_file()
