@@ -25,8 +25,8 @@ from tools.kernels import ONE_THREAD, PORTABLE, kernel_environment
 Command = tuple[list[str], Mapping[str, str]]
 
 _PYTHON = sys.executable
-_FOLDERS_WITH_A_PART = ("tests/site",)  # they look at the built site, so the part `book` runs them
-_NOT_YET = ("browser", "assignments")
+_FOLDERS_WITH_A_PART = ("tests/site", "tests/browser")  # they look at the built site
+_NOT_YET = ("assignments",)
 
 
 @dataclass(frozen=True)
@@ -37,6 +37,7 @@ class Part:
     budget: float
     needs: tuple[str, ...]
     commands: Callable[[], Iterator[Command]]
+    program: str = ""  # on PATH, or named by the variable of that name
 
 
 @dataclass(frozen=True)
@@ -88,9 +89,15 @@ def portable() -> Iterator[Command]:
 def book() -> Iterator[Command]:
     """The site, built from scratch with warnings as errors, and its pages."""
     shutil.rmtree(SITE.parent, ignore_errors=True)
-    build = [str(Path(_PYTHON).parent / "jupyter-book"), "build", ".", "-W", "-n", "--keep-going", "-q"]
-    yield build, os.environ
+    yield _build()
     yield _pytest("tests/site"), os.environ
+
+
+def browser() -> Iterator[Command]:
+    """Every page of the site in Chromium: at two sizes, light and dark."""
+    if not (SITE / "intro.html").is_file():
+        yield _build()
+    yield _pytest("tests/browser"), os.environ
 
 
 PARTS = {
@@ -101,6 +108,7 @@ PARTS = {
         Part("nbval", 12, ("pytest", "xdist", "nbval", "ipykernel"), nbval),
         Part("portable", 14, ("pytest", "xdist", "nbval", "ipykernel"), portable),
         Part("book", 4, ("pytest", "jupyter_book", "sphinx_proof", "numpydoc", "bs4"), book),
+        Part("browser", 8, ("pytest", "playwright", "axe_playwright_python"), browser, "chromium"),
     )
 }
 
@@ -145,9 +153,18 @@ def _pytest(*arguments: str) -> list[str]:
     return [_PYTHON, "-m", "pytest", "-q", *strict, *arguments]
 
 
+def _build() -> Command:
+    program = str(Path(_PYTHON).parent / "jupyter-book")
+    return [program, "build", ".", "-W", "-n", "--keep-going", "-q"], os.environ
+
+
 def _missing(part: Part) -> str:
     absent = [module for module in part.needs if importlib.util.find_spec(module) is None]
-    return f"missing: {', '.join(absent)} (make env)" if absent else ""
+    if absent:
+        return f"missing: {', '.join(absent)} (make env)"
+    if part.program and shutil.which(os.environ.get(part.program.upper()) or part.program) is None:
+        return f"missing: {part.program} (apt install {part.program})"
+    return ""
 
 
 def _first_failure(part: Part) -> str:

@@ -7,13 +7,14 @@ from __future__ import annotations
 
 import re
 from collections import defaultdict
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from html import escape
 from pathlib import Path
 from statistics import fmean
 
 from docutils import nodes
 from docutils.parsers.rst import directives
+from pybtex.database import Entry
 from sphinx import addnodes
 from sphinx.application import Sphinx
 from sphinx.environment import BuildEnvironment
@@ -146,10 +147,15 @@ def add_description(app: Sphinx, page: str, template: str, context: dict, doctre
 
 
 def keep_one_of_each_script(app: Sphinx, page: str, template: str, context: dict, doctree) -> None:
-    """Drop scripts added twice: the second declaration of a constant is an error in the console."""
+    """Drop scripts added twice: the second declaration of a constant is an error in the console.
+
+    The address of live code's script is kept only on pages with its button.
+    """
     kept = {(str(js.filename or ""), js.attributes.get("body")): js for js in context["script_files"]}
     context["script_files"] = [
-        js for js in kept.values() if "THEBE_JS_URL" not in (js.attributes.get("body") or "")
+        js
+        for js in kept.values()
+        if context.get("use_thebe") or "THEBE_JS_URL" not in (js.attributes.get("body") or "")
     ]
 
 
@@ -162,9 +168,14 @@ def give_bodies_their_own_ids(app: Sphinx, doctree: nodes.document) -> None:
 
 
 def tell_years_apart(app: Sphinx, env: BuildEnvironment, documents: list[str]) -> None:
-    """Make two papers of the same authors and year 2019a and 2019b, where they are cited and listed."""
+    """Tell them apart where they are cited and listed on the site."""
+    give_years_letters(env.get_domain("cite").bibdata.data.entries)
+
+
+def give_years_letters(entries: Mapping[str, Entry]) -> None:
+    """Make two papers of the same authors and year 2019a and 2019b."""
     alike = defaultdict(list)
-    for _, entry in sorted(env.get_domain("cite").bibdata.data.entries.items()):
+    for _, entry in sorted(entries.items()):
         names = [" ".join(person.last_names) for person in entry.persons["author"]]
         shown = tuple(names) if len(names) < 3 else (names[0], "et al.")
         alike[shown, entry.fields["year"]].append(entry)
@@ -188,6 +199,7 @@ def setup(app: Sphinx) -> dict:
     """Register all of it."""
     app.setup_extension("sphinx.ext.autodoc")
     app.setup_extension("sphinx_proof")
+    app.setup_extension("tools.pages")
     app.add_directive("claims-ledger", ClaimsLedger)
     app.add_directive_to_domain("prf", "proof", Proof, override=True)
     app.connect("config-inited", set_address, priority=100)

@@ -7,13 +7,13 @@ import pytest
 from tools import check
 
 
-def part(*commands, budget=1.0, needs=()):
+def part(*commands, budget=1.0, needs=(), program=""):
     def listed():
         """Nothing but a test."""
         for source in commands:
             yield [sys.executable, "-c", source], {}
 
-    return check.Part("example", budget, needs, listed)
+    return check.Part("example", budget, needs, listed, program)
 
 
 def test_a_part_passes():
@@ -32,6 +32,26 @@ def test_what_is_missing_is_named():
     assert outcome.verdict == "missing: no_such_module (make env)"
 
 
+def test_a_missing_program_is_named(monkeypatch):
+    needy = part("pass", program="no-such-program")
+    assert check.run(needy).verdict == "missing: no-such-program (apt install no-such-program)"
+    monkeypatch.setenv("NO-SUCH-PROGRAM", sys.executable)
+    assert check.run(needy).verdict == "passed"
+
+
+def test_the_browser_part_builds_the_site_where_there_is_none(monkeypatch, tmp_path):
+    monkeypatch.setattr(check, "SITE", tmp_path)
+    build, tests = check.browser()
+    assert "build" in build[0] and tests[0][-1] == "tests/browser"
+    (tmp_path / "intro.html").touch()
+    assert [command for command, _ in check.browser()] == [tests[0]]
+
+
+def test_a_folder_with_a_part_is_not_tested_twice():
+    (command, _), *_ = check.unit()
+    assert {"--ignore=tests/site", "--ignore=tests/browser"} <= set(command)
+
+
 def test_a_part_over_its_budget_fails():
     assert check.run(part("pass", budget=0.0)).verdict == "over budget"
 
@@ -46,7 +66,7 @@ def test_the_table_shows_minutes_and_budget():
     ]
 
 
-@pytest.mark.parametrize("name", ["browser", "assignments"])
+@pytest.mark.parametrize("name", ["assignments"])
 def test_parts_to_come_are_not_passed_over(name, capsys):
     assert check.main(name) == 2
     assert "does not exist yet" in capsys.readouterr().out
@@ -72,7 +92,7 @@ def test_a_book_without_lectures_is_not_passed(monkeypatch, capsys):
 
 
 def test_budgets_leave_room_for_the_parts_to_come():
-    assert sum(part.budget for part in check.PARTS.values()) <= 40
+    assert sum(part.budget for part in check.PARTS.values()) <= 48
 
 
 def test_figures_stay_in_the_outputs_that_nbval_compares(monkeypatch):
