@@ -58,4 +58,4 @@ def test_buttons_need_the_address():
     assert theme_options(None) == {}
     options = theme_options(ADDRESS)
     assert options["repository_url"] == ADDRESS
-    assert set(options["launch_buttons"]) == {"notebook_interface", "binderhub_url", "colab_url"}
+    assert set(options["launch_buttons"]) == {"notebook_interface", "binderhub_url", "colab_url", "thebe"}
