@@ -3,6 +3,7 @@
     python -m tools.binder
 
 Torch is pinned to the CPU build of PyTorch's own index by its local version: CPU or failure, never CUDA.
+The kernel is Binder's own, of the same environment as its server, which pins of ours could break.
 """
 
 from __future__ import annotations
@@ -23,7 +24,7 @@ _HEAD = """\
 """
 
 
-def needed(roots: tuple[str, ...] = ("overparam-lib", "ipykernel")) -> set[str]:
+def needed(roots: tuple[str, ...] = ("overparam-lib",)) -> set[str]:
     """Return the names of packages and of all that they need here, extras aside."""
     found, waiting = set(), {canonicalize_name(root) for root in roots}
     while waiting:

@@ -23,7 +23,7 @@ _THEOREMS = (
     " remark theorem"
 )
 _NUMBERED = {*(f"prf:{kind}" for kind in _THEOREMS.split()), "exercise"}
-_ADMONITIONS = {"note", "tip", "hint", "important", "warning", "caution", "attention", "seealso", "margin"}
+_ADMONITIONS = {"note", "tip", "hint", "important", "warning", "caution", "attention", "seealso"}
 _FENCE = re.compile(r"^(?P<fence>:{3,}|`{3,}|~{3,})\s*(?:\{(?P<name>[^}\s]+)\})?\s*(?P<rest>.*)$")
 _OPTION = re.compile(r"^:([\w-]+):\s*(.*)$")
 _LABEL = re.compile(r"^\([^()\s]+\)=\s*$")
@@ -63,6 +63,7 @@ class Target:
     page: str
     anchor: str
     title: str = ""
+    numbered: bool = True
 
     @property
     def full(self) -> str:
@@ -181,7 +182,7 @@ class Lecture:
         if r"\\" in formula and r"\begin" not in formula:
             formula = rf"\begin{{split}}{formula}\end{{split}}"  # as Sphinx does
         if label:
-            formula += f"\n\\tag{{{self._number(label).strip('()')}}}"
+            formula += f"\n\\tag{{{self._equation(label).text.strip('()')}}}"
         if re.search(r"(?<!\\)%", formula):
             raise self.fail("a comment in a formula", formula)
         return f"$$\n{formula}\n$$"
@@ -190,7 +191,7 @@ class Lecture:
         options, body = _options(block)
         folded = "dropdown" in options.get("class", "").split()
         if name in _NUMBERED:
-            return self._box(self._target(options.get("label", ""), f"{name} {argument}").full, body, folded)
+            return self._box(self._numbered(name, argument, options).full, body, folded)
         if name == "prf:proof":
             return self._box(self._inline(argument) or "Proof", body, folded)
         if name == "solution":
@@ -208,11 +209,19 @@ class Lecture:
             return self._figure(argument, options, body)
         if name in ("code-block", "code"):
             return "\n".join([f"```{argument}", *body, "```"])
-        if name in ("admonition", "dropdown", "topic", "sidebar") or name in _ADMONITIONS:
+        if name in ("admonition", "dropdown", "margin", "topic", "sidebar") or name in _ADMONITIONS:
             words = self._inline(argument) if argument and name not in _ADMONITIONS else name.capitalize()
             text = body if not argument or name not in _ADMONITIONS else [argument, *body]
             return self._box(words, text, folded or name == "dropdown")
         raise self.fail(f"the directive {name!r} is not known", f"{{{name}}} {argument}")
+
+    def _numbered(self, name: str, argument: str, options: dict[str, str]) -> Target:
+        if "nonumber" in options:
+            kind = name.rpartition(":")[2].partition("-")[0].capitalize()
+            return Target(kind, self.page, "", self._inline(argument))
+        if "label" not in options:
+            raise self.fail(f"a {name} without a label, so its number cannot be looked up", argument or name)
+        return self._target(options["label"], f"{name} {argument}")
 
     def _box(self, lead: str, body: list[str], folded: bool) -> str:
         text = self._blocks(body)
@@ -229,7 +238,7 @@ class Lecture:
         if name == "solution-start":
             target, lead, goes_on = self._target(argument, name), "Solution to ", "the solution to "
         else:
-            target, lead, goes_on = self._target(options.get("label", ""), f"{name} {argument}"), "", ""
+            target, lead, goes_on = self._numbered(name, argument, options), "", ""
         if self.open_gate:
             raise self.fail(f"{name} before the end of {self.open_gate}", argument)
         self.open_gate = goes_on + target.text
@@ -271,9 +280,13 @@ class Lecture:
         if role == "math":
             return f"${content}$"
         if role in ("eq", "math:numref"):
-            return self._number(label)
+            return self._leading(words or self._equation(label).text, self._equation(label))
         if role in ("prf:ref", "ref", "numref"):
             target = self._target(label, content)
+            if role == "numref" and not target.numbered:
+                raise self.fail("a numref to what has no number", content)
+            if role == "ref" and target.text.startswith("Fig") and not words:
+                raise self.fail("a ref to a figure, which shows its caption: write numref", content)
             shown = target.text if not words else _fill(words, target)
             return self._leading(shown, target)
         if role == "doc":
@@ -300,7 +313,7 @@ class Lecture:
         names = [key.strip() for key in content.split(",")]
         if missing := [name for name in names if name not in self.book.citations]:
             raise self.fail(f"no reference is called {missing}", content)
-        works = [self.book.citations[name] for name in names]
+        works = sorted(self.book.citations[name] for name in names)  # as the site does
         if form == "t":
             return ", ".join(f"{who} ({year})" for who, year in works)
         if form == "p":
@@ -346,8 +359,8 @@ class Lecture:
         except KeyError:
             raise self.fail(f"the site has no label {label!r}", near) from None
 
-    def _number(self, label: str) -> str:
-        return self._target(f"equation-{make_id(label)}", label).text
+    def _equation(self, label: str) -> Target:
+        return self._target(f"equation-{make_id(label)}", label)
 
 
 def formatted(stored: str, form: str = "") -> str:
@@ -362,9 +375,15 @@ def formatted(stored: str, form: str = "") -> str:
 def left_over(plain: str) -> str | None:
     """Return the text near what a reader of a twin should not see; None if there is nothing such."""
     text = re.sub(r"^(?:> ?)*(`{3,}|~{3,})[\w+-]*\n.*?^(?:> ?)*\1\s*$", "□", plain, flags=re.M | re.S)
-    text = _INLINE.sub(lambda m: "□" if m["code"] or m["math"] else m[0], text)
+    text = _INLINE.sub(_masked, text)
     found = _LEFT.search(text)
     return text[found.start() : found.start() + 90] if found else None
+
+
+def _masked(match: re.Match) -> str:
+    if match["math"]:
+        return "$$" if match["math"].startswith("$$") else "□"  # a display may have a label after it
+    return "□" if match["code"] else match[0]
 
 
 def _options(block: list[str]) -> tuple[dict[str, str], list[str]]:

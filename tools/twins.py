@@ -2,11 +2,11 @@
 
     python -m tools.twins      (the built site must be there: `make twins` sees to it)
 
-It holds the tracked files as they are in the work tree, each lecture replaced by its plain twin: the same
-cells, metadata and outputs, the Markdown without the book's directives and roles (:mod:`tools.plain`), with
-the numbers that the built site shows. With the repository's address known (:mod:`tools.repository`) a twin's
-first lines lead to its page, and on Colab its setup cell installs the library at the tag ``v<version>``, or
-the one that the environment's ``RELEASE`` names.
+It holds the tracked files as they are in the work tree, ``.github`` aside, each lecture replaced by its
+plain twin: the same cells, metadata and outputs, the Markdown without the book's directives and roles
+(:mod:`tools.plain`), with the numbers that the built site shows. With the repository's address known
+(:mod:`tools.repository`) a twin's first lines lead to its page, and on Colab its setup cell installs the
+library at the tag ``v<version>``, or at the tag or commit that the environment's ``RELEASE`` names.
 """
 
 from __future__ import annotations
@@ -45,7 +45,7 @@ def read_book(site: Path = SITE, references: Path = ROOT / "references.bib", url
     targets = {}
     for label, (_, _, uri, title) in inventory["std:label"].items():
         page, _, anchor = uri.partition("#")
-        targets[label] = Target(title, page.removesuffix(".html"), anchor)
+        targets[label] = Target(title, page.removesuffix(".html"), anchor, numbered=False)
     for page in pages:
         targets |= numbered_things(page, (site / f"{page}.html").read_text("utf-8"))
     return Book(targets, pages, citations(references), url)
@@ -126,6 +126,8 @@ def write_tree(folder: Path, repository: str | None, root: Path = ROOT, environ=
         twins[name] = nbformat.writes(twin(path, book, library, root, number)) + "\n"
     shutil.rmtree(folder, ignore_errors=True)
     for name in tracked_files(root):
+        if name.startswith(".github/"):
+            continue  # a workflow may not push workflows, and the branch needs none
         (folder / name).parent.mkdir(parents=True, exist_ok=True)
         if name in twins:
             (folder / name).write_text(twins[name], "utf-8")
@@ -155,7 +157,8 @@ def _title(number: Tag) -> str:
 
 
 def _authors(people: list) -> str:
-    names = [person.rich_last_names[0].render_as("text") for person in people]
+    parts = [[*person.rich_prelast_names, *person.rich_last_names] for person in people]
+    names = [" ".join(part.render_as("text") for part in name) for name in parts]
     if len(names) > 2:
         return f"{names[0]} et al."
     return " and ".join(names)
