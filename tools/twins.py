@@ -151,7 +151,7 @@ def main() -> int:
 
 
 def _title(number: Tag) -> str:
-    words = number.parent.get_text().removeprefix(number.get_text()).strip()
+    words = number.parent.get_text().strip().removeprefix(number.get_text().strip()).strip()
     words = words[1:-1] if words.startswith("(") and words.endswith(")") else words.rstrip("#")
     return re.sub(r"\\\((.+?)\\\)", r"$\1$", words)
 
