@@ -1,5 +1,6 @@
 """Networks whose parameterization and scale are explicit."""
 
+from overparam_lib.networks.mlp import MLP
 from overparam_lib.networks.two_layer import Reparameterized, TwoLayer, reparameterize
 
-__all__ = ["Reparameterized", "TwoLayer", "reparameterize"]
+__all__ = ["MLP", "Reparameterized", "TwoLayer", "reparameterize"]
