@@ -59,6 +59,8 @@ BAD = {
         '<p style="color: #bbb">faint</p>',
         "<button></button>",
         '<details><summary>Fold</summary><p style="color: #bbb">faint</p></details>',
+        '<style>.c {color: #bbb}</style><pre><span class="k">if</span> <span class="c"># faint</span></pre>',
+        '<pre><span class="k">if</span> <span class="k" style="color: #bbb">or</span></pre>',
     ],
 }
 
