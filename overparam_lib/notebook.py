@@ -201,7 +201,8 @@ def recorded(name: str) -> dict[str, Any]:
     missing |= {"device", "commit", "dirty", "started", "seconds"} - set(content.get("provenance", ()))
     if missing:
         raise ValueError(f"{path} is not a recording: it has no {sorted(missing)}")
-    _show({"text/plain": f"recorded {name}: {_where(content['provenance'])}"}, {})
+    text = f"recorded {name}: {_where(content['provenance'])}"
+    _show({"text/plain": text, "text/html": f'<p class="recorded">{html.escape(text)}</p>'}, {})
     return content["values"]
 
 
