@@ -14,8 +14,8 @@ from overparam_lib.kernels.arc_cosine import Angles, angles, deficit_of_kappa1, 
 
 __all__ = ["AnalyticKernel", "MLPNTK", "TwoLayerNTK"]
 
-# Tiles of this many rows and columns: their dozen temporaries stay in the processor's cache.
-_TILE = 256
+# Tiles of this many rows and columns: their dozen temporaries stay near the processor.
+_TILE = 512
 
 
 class _Rows:
@@ -93,10 +93,7 @@ class AnalyticKernel(ABC):
                 if x2 is None and j.start < i.start:
                     continue
                 one, two = first.tile(i), second.tile(j)
-                angle = angles(one.unit, two.unit, x1.dtype)
-                if x2 is None and i == j:  # a row makes no angle with itself
-                    angle.deficit.fill_diagonal_(0)
-                    angle.excess.fill_diagonal_(2)
+                angle = angles(one.unit, two.unit, x1.dtype, same=x2 is None and i == j)
                 norms = one.norms[:, None].to(x1.dtype), two.norms[None, :].to(x1.dtype)
                 out[i, j] = function(angle, *norms)
                 if x2 is None:
@@ -253,18 +250,21 @@ class MLPNTK(AnalyticKernel):
     def _recursion(self, angle: Angles, norms1: Tensor, norms2: Tensor) -> tuple[Tensor, Tensor]:
         half, bias = self.weight_variance / 2, self.bias_variance
         size1, size2 = norms1, norms2  # √Σ(x,x)
-        covariance = size1 * size2 * angle.cos + bias
+        covariance = (size1 * size2).mul(angle.cos).add_(bias)
         if bias:
             angle, size1, size2 = _with_bias(angle, size1, size2, bias)
         kernel = covariance
-        for _ in range(self.depth):
+        for layer in range(self.depth):
             deficit = deficit_of_kappa1(angle)
             size1, size2 = math.sqrt(half) * size1, math.sqrt(half) * size2
-            covariance = size1 * size2 * (1 - deficit) + bias
-            kernel = half * kappa0(angle) * kernel + covariance
-            angle = Angles(deficit, 2 - deficit)
-            if bias:
-                angle, size1, size2 = _with_bias(angle, size1, size2, bias)
+            covariance = (1 - deficit).mul_(size1).mul_(size2).add_(bias)
+            kernel = torch.addcmul(
+                covariance, angle.supplement, kernel, value=half / math.pi
+            )  # κ₀ = (π − θ)/π
+            if layer + 1 < self.depth:
+                angle = Angles.acute(deficit)
+                if bias:
+                    angle, size1, size2 = _with_bias(angle, size1, size2, bias)
         return covariance, kernel
 
 
@@ -281,9 +281,7 @@ def _with_bias(angle: Angles, size1: Tensor, size2: Tensor, bias: float) -> tupl
     product, new = size1 * size2, new1 * new2
     gap = bias * (size1 - size2).square() / (new + product + bias)
     deficit = (gap + product * angle.deficit) / new
-    # N(1 + cos θ') = N + A cos θ + b, where N + b - A is positive
-    excess = (new + bias - product + product * angle.excess) / new
-    return Angles(deficit, excess), new1, new2
+    return Angles.of(deficit, 2 - deficit), new1, new2
 
 
 def _tiles(count: int) -> list[slice]:

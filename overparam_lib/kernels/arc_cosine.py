@@ -27,43 +27,46 @@ _PAIRS_AT_ONCE = 1 << 22  # numbers in the differences held at once: 32 MB
 
 
 class Angles(NamedTuple):
-    r"""The angles :math:`\theta_{ij}` between the rows of two matrices.
+    r"""The angles :math:`\theta_{ij}` between the rows of two matrices, each number to its last digits.
 
     Attributes
     ----------
     deficit : Tensor of shape (n1, n2)
-        :math:`1-\cos\theta_{ij}`, exact to a few units in its last place, also for tiny angles.
-    excess : Tensor of shape (n1, n2)
-        :math:`1+\cos\theta_{ij}`, exact in the same sense, also for nearly opposite rows.
+        :math:`1-\cos\theta_{ij}`, with a small relative error also for tiny angles.
+    cos, sin : Tensor of shape (n1, n2)
+        :math:`\cos\theta_{ij}` and :math:`\sin\theta_{ij}`.
+    theta, supplement : Tensor of shape (n1, n2)
+        :math:`\theta_{ij}\in[0,\pi]` and :math:`\pi-\theta_{ij}`, each exact where it is tiny.
     """
 
     deficit: Tensor
-    excess: Tensor
+    cos: Tensor
+    sin: Tensor
+    theta: Tensor
+    supplement: Tensor
 
-    @property
-    def theta(self) -> Tensor:
-        """The angles, in [0, π]."""
-        near, opposite = _half_angle(self.deficit), _half_angle(self.excess)
-        return torch.where(self.deficit <= self.excess, 2 * near, math.pi - 2 * opposite)
+    @classmethod
+    def of(cls, deficit: Tensor, excess: Tensor) -> Angles:
+        r"""Return the angles with given :math:`1-\cos\theta` and :math:`1+\cos\theta`, both exact."""
+        acute = deficit <= excess
+        nearer = _angle(torch.where(acute, deficit, excess))  # to the row, or to its opposite
+        farther = math.pi - nearer
+        return cls(
+            deficit,
+            torch.where(acute, 1 - deficit, excess - 1),
+            (deficit * excess).sqrt_(),
+            torch.where(acute, nearer, farther),
+            torch.where(acute, farther, nearer),
+        )
 
-    @property
-    def supplement(self) -> Tensor:
-        """π less the angles: exact where that is tiny."""
-        near, opposite = _half_angle(self.deficit), _half_angle(self.excess)
-        return torch.where(self.deficit <= self.excess, math.pi - 2 * near, 2 * opposite)
-
-    @property
-    def cos(self) -> Tensor:
-        """The cosines."""
-        return torch.where(self.deficit <= self.excess, 1 - self.deficit, self.excess - 1)
-
-    @property
-    def sin(self) -> Tensor:
-        """The sines, exact where they are tiny."""
-        return (self.deficit * self.excess).sqrt()
+    @classmethod
+    def acute(cls, deficit: Tensor) -> Angles:
+        r"""Return the angles with given :math:`1-\cos\theta\le1`: those of all layers but the first."""
+        theta = _angle(deficit)
+        return cls(deficit, 1 - deficit, (2 - deficit).mul_(deficit).sqrt_(), theta, math.pi - theta)
 
 
-def angles(u1: Tensor, u2: Tensor, dtype: torch.dtype | None = None) -> Angles:
+def angles(u1: Tensor, u2: Tensor, dtype: torch.dtype | None = None, *, same: bool = False) -> Angles:
     r"""Measure the angles between rows of unit norm.
 
     Inner products are taken in float64; pairs of rows that nearly coincide, or are nearly opposite, are
@@ -77,6 +80,8 @@ def angles(u1: Tensor, u2: Tensor, dtype: torch.dtype | None = None) -> Angles:
         Rows of unit norm. They are not checked.
     dtype : torch.dtype, optional
         Type of the result, float64 by default. For float32 nothing needs to be subtracted.
+    same : bool, default False
+        Whether `u2` is `u1`, so that the diagonal's angles are zero.
 
     Returns
     -------
@@ -84,11 +89,14 @@ def angles(u1: Tensor, u2: Tensor, dtype: torch.dtype | None = None) -> Angles:
         With matrices of shape (n1, n2).
     """
     cos = u1 @ u2.T
-    deficit, excess = (1 - cos).clamp_(min=0), (1 + cos).clamp_(min=0)
+    deficit, excess = (1 - cos).clamp_(min=0), cos.add_(1).clamp_(min=0)
     if dtype in (None, torch.float64):
         _subtract_rows(deficit, excess, u1, u2)
         _subtract_rows(excess, deficit, u1, -u2)
-    return Angles(deficit.to(dtype or torch.float64), excess.to(dtype or torch.float64))
+    if same:
+        deficit.fill_diagonal_(0)
+        excess.fill_diagonal_(2)
+    return Angles.of(deficit.to(dtype or torch.float64), excess.to(dtype or torch.float64))
 
 
 def kappa0(angle: Angles) -> Tensor:
@@ -98,7 +106,7 @@ def kappa0(angle: Angles) -> Tensor:
 
 def kappa1(angle: Angles) -> Tensor:
     r"""Return :math:`\kappa_1=(\sin\theta+(\pi-\theta)\cos\theta)/\pi`."""
-    return (angle.sin + angle.supplement * angle.cos) / math.pi
+    return torch.addcmul(angle.sin, angle.supplement, angle.cos).div_(math.pi)
 
 
 def deficit_of_kappa1(angle: Angles) -> Tensor:
@@ -106,12 +114,13 @@ def deficit_of_kappa1(angle: Angles) -> Tensor:
 
     With it a deep network's recursion carries deficits: the cosine of the next layer is :math:`\kappa_1`.
     """
-    return (angle.deficit - (angle.sin - angle.theta * angle.cos) / math.pi).clamp_(min=0)
+    part = torch.addcmul(angle.sin, angle.theta, angle.cos, value=-1)
+    return torch.sub(angle.deficit, part, alpha=1 / math.pi).clamp_(0, 1)
 
 
-def _half_angle(deficit: Tensor) -> Tensor:
+def _angle(deficit: Tensor) -> Tensor:
     # 1 - cos θ = 2 sin²(θ/2)
-    return (deficit / 2).clamp(max=1).sqrt().asin()
+    return (deficit / 2).sqrt_().asin_().mul_(2)
 
 
 def _subtract_rows(deficit: Tensor, excess: Tensor, u1: Tensor, u2: Tensor) -> None:
