@@ -2,5 +2,6 @@
 
 from overparam_lib.kernels.analytic import MLPNTK, AnalyticKernel, TwoLayerNTK
 from overparam_lib.kernels.dynamics import KernelDynamics
+from overparam_lib.kernels.empirical import EmpiricalNTK
 
-__all__ = ["MLPNTK", "AnalyticKernel", "KernelDynamics", "TwoLayerNTK"]
+__all__ = ["MLPNTK", "AnalyticKernel", "EmpiricalNTK", "KernelDynamics", "TwoLayerNTK"]

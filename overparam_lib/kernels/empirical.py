@@ -1,0 +1,201 @@
+r"""The neural tangent kernel of a network as it is, at finite width."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+
+import torch
+from torch import Tensor, nn
+from torch.func import functional_call, jacrev, vmap
+
+from overparam_lib.kernels.layers import Capture, Explicit, capture, uncovered
+
+__all__ = ["EmpiricalNTK"]
+
+_GIB = 2**30
+
+
+class EmpiricalNTK:
+    r"""The kernel of a network's gradients, for any module and any number of outputs.
+
+    .. math:: \Theta_{cc'}(x,x')=\langle\nabla_\theta f_c(x),\nabla_\theta f_{c'}(x')\rangle
+
+    Evaluated layer by layer from the layers' inputs and output derivatives, without forming the Jacobian, for
+    `Linear`, `Conv1d`, `Conv2d`, `Embedding`, `LayerNorm` and `GroupNorm`, shared or not. At every call it is
+    tested against autograd which parameters are covered in this way; all others (bare parameters, tied
+    weights, layers that are not known) go through Jacobians of single samples.
+
+    Parameters
+    ----------
+    model : torch.nn.Module
+        A network whose outputs have shape (n,) or (n, k), each row depending on its own input only. It is
+        not changed, and evaluated as it is when the kernel is called.
+    params : iterable of str or of torch.nn.Parameter, optional
+        The parameters θ, or their names. All that require a gradient by default.
+    max_memory : float, default 1.0
+        GiB for the intermediate results; the result itself comes on top. Smaller blocks of samples are
+        taken to keep to it, and do not change the result.
+
+    Attributes
+    ----------
+    by_jacobian : tuple of str
+        After a call: the names of the parameters that went through Jacobians.
+
+    Raises
+    ------
+    ValueError
+        If a parameter is not the model's, does not require a gradient, or there is none.
+
+    Examples
+    --------
+    >>> net = nn.Linear(2, 1, bias=False)
+    >>> EmpiricalNTK(net)(torch.eye(2)).squeeze()
+    tensor([[1., 0.],
+            [0., 1.]])
+    """
+
+    def __init__(
+        self, model: nn.Module, params: Iterable[str | nn.Parameter] | None = None, *, max_memory: float = 1.0
+    ) -> None:
+        if not max_memory > 0:
+            raise ValueError(f"max_memory must be positive, in GiB, got {max_memory!r}")
+        self.model, self.max_memory = model, max_memory
+        self.names = _names(model, params)
+        self.by_jacobian: tuple[str, ...] = ()
+
+    def __call__(self, x1: Tensor, x2: Tensor | None = None) -> Tensor:
+        """Evaluate the kernel.
+
+        Parameters
+        ----------
+        x1 : Tensor of shape (n1, …)
+            Inputs of the model.
+        x2 : Tensor of shape (n2, …), optional
+            Other inputs; None for the symmetric case.
+
+        Returns
+        -------
+        Tensor
+            Shape (n1, n2) if the outputs have shape (n,), else (n1, n2, k, k), with the outputs' type.
+
+        Raises
+        ------
+        ValueError
+            If a row of the outputs depends on other samples, as in batch normalization while training, or is
+            random, as with dropout; if outputs have another shape; if an input is empty or gives NaN.
+        """
+        for name, x in (("x1", x1), ("x2", x2)):
+            if x is not None and (x.ndim < 1 or len(x) == 0):
+                raise ValueError(f"{name} must hold at least one input, got shape {tuple(x.shape)}")
+        scalar, rows = self._inspect(x1)
+        blocks1 = range(0, len(x1), rows)
+        blocks2 = blocks1 if x2 is None else range(0, len(x2), rows)
+        out = None
+        for i in blocks1:
+            first = self._block(x1[i : i + rows])
+            for j in blocks2:
+                if x2 is None and j < i:
+                    continue
+                same = x2 is None and i == j
+                second = first if same else self._block((x1 if x2 is None else x2)[j : j + rows])
+                part = self._product(first, second)
+                if out is None:
+                    k, other = part.shape[1], x1 if x2 is None else x2
+                    out = part.new_empty(len(x1), len(other), k, k)
+                part = part.permute(0, 2, 1, 3)
+                if same:
+                    part = (part + part.permute(1, 0, 3, 2)) / 2  # symmetric to the last digit
+                out[i : i + rows, j : j + rows] = part
+                if x2 is None and not same:
+                    out[j : j + rows, i : i + rows] = part.permute(1, 0, 3, 2)
+        return out[:, :, 0, 0] if scalar else out
+
+    def _inspect(self, x: Tensor) -> tuple[bool, int]:
+        """Refuse what cannot be evaluated, find what the layers cover, and choose the rows of a block."""
+        for name, module in self.model.named_modules():
+            if module.training and isinstance(module, nn.modules.batchnorm._BatchNorm):
+                raise ValueError(
+                    f"model has batch normalization in training mode ({name}): one sample's gradient "
+                    "depends on the others; call model.eval() for the kernel with fixed statistics"
+                )
+            if module.training and isinstance(module, nn.modules.dropout._DropoutNd) and module.p > 0:
+                raise ValueError(f"model has dropout in training mode ({name}): call model.eval()")
+        few = x[: min(len(x), 3)]
+        captured = capture(self.model, few, self.names)
+        outputs = captured.outputs
+        if not torch.isfinite(outputs).all():
+            raise ValueError("the model's outputs hold NaN or infinity")
+        alone = torch.cat([self.model(row[None]).reshape(1, -1) for row in few]).detach()
+        close = 1e-4 if outputs.dtype == torch.float32 else 1e-9
+        if not (alone - outputs.detach()).abs().max() <= close * (1 + alone.abs().max()):
+            raise ValueError(
+                "an output depends on other samples of the batch, or is random; the kernel is not defined"
+            )
+        self.by_jacobian = tuple(uncovered(captured, self._parameters(), torch.Generator().manual_seed(0)))
+        scalar = self.model(few[:1]).ndim == 1
+        each = sum(_size(term) for terms in captured.terms.values() for term in terms) / len(few)
+        each += outputs.shape[1] * sum(self._parameters()[name].numel() for name in self.by_jacobian)
+        # Two blocks are held at once, and products of them; a third of the memory is for each.
+        rows = int(self.max_memory * _GIB / 3 / max(1, each * outputs.element_size()))
+        return scalar, max(1, min(rows, 1024))
+
+    def _block(self, x: Tensor) -> Capture:
+        layered = [name for name in self.names if name not in self.by_jacobian]
+        captured = capture(self.model, x, layered)
+        captured.outputs = captured.outputs.detach()
+        for name, jacobian in self._jacobians(x).items():
+            shape = self._parameters()[name].shape
+            captured.terms[name] = [Explicit(jacobian.reshape(*captured.outputs.shape, -1), shape)]
+        return captured
+
+    def _product(self, first: Capture, second: Capture) -> Tensor:
+        n1, k = first.outputs.shape
+        total = first.outputs.new_zeros(n1, k, len(second.outputs), k)
+        for name, terms in first.terms.items():
+            for one in terms:
+                for two in second.terms[name]:
+                    total += one.gram(two)
+        return total
+
+    def _jacobians(self, x: Tensor) -> dict[str, Tensor]:
+        if not self.by_jacobian:
+            return {}
+        known = (*self.model.named_parameters(), *self.model.named_buffers())
+        fixed = {name: value.detach() for name, value in known}
+        moving = {name: parameter.detach() for name, parameter in self._parameters().items()}
+        moving = {name: moving[name] for name in self.by_jacobian}
+
+        def outputs(parameters: dict[str, Tensor], row: Tensor) -> Tensor:
+            return functional_call(self.model, {**fixed, **parameters}, (row[None],)).reshape(-1)
+
+        return vmap(jacrev(outputs), in_dims=(None, 0))(moving, x)
+
+    def _parameters(self) -> dict[str, nn.Parameter]:
+        known = dict(self.model.named_parameters())
+        return {name: known[name] for name in self.names}
+
+
+def _names(model: nn.Module, params: Iterable[str | nn.Parameter] | None) -> tuple[str, ...]:
+    known = dict(model.named_parameters())
+    if params is None:
+        names = [name for name, parameter in known.items() if parameter.requires_grad]
+    else:
+        by_id = {id(parameter): name for name, parameter in known.items()}
+        names = []
+        for wanted in params:
+            name = wanted if isinstance(wanted, str) else by_id.get(id(wanted))
+            if name not in known:
+                raise ValueError(
+                    f"params has {wanted if isinstance(wanted, str) else 'a tensor'!r}, which is no "
+                    f"parameter of the model; it has {', '.join(known)}"
+                )
+            if not known[name].requires_grad:
+                raise ValueError(f"params has {name}, which does not require a gradient")
+            names.append(name)
+    if not names:
+        raise ValueError("params is empty: the model has no parameter that requires a gradient")
+    return tuple(dict.fromkeys(names))
+
+
+def _size(term: object) -> int:
+    return sum(value.numel() for value in vars(term).values() if isinstance(value, Tensor))

@@ -1,0 +1,411 @@
+"""The empirical kernel against dense Jacobians, for layers that are known, shared, tied, bare or refused."""
+
+import math
+
+import pytest
+import torch
+from torch import nn
+from torch.func import functional_call, jacrev
+from torch.nn import functional as F
+
+from overparam_lib.kernels import EmpiricalNTK, TwoLayerNTK
+from overparam_lib.networks import MLP, TwoLayer
+from overparam_lib.runtime import generator
+
+DOUBLE = torch.float64
+# PyTorch's own words on an even kernel, and on what it does not batch.
+pytestmark = [
+    pytest.mark.filterwarnings("ignore:Using padding='same' with even kernel"),
+    pytest.mark.filterwarnings("ignore:There is a performance drop"),
+]
+
+
+def dense(model, x1, x2=None, names=None):
+    """J Jᵀ, one sample at a time, by forward evaluation of the whole Jacobian."""
+    names = names or [n for n, p in model.named_parameters() if p.requires_grad]
+    known = {n: p.detach() for n, p in model.named_parameters()}
+    fixed = {**known, **dict(model.named_buffers())}
+
+    def rows(x):
+        jacobians = []
+        for row in x:
+            f = lambda moving, row=row: functional_call(model, {**fixed, **moving}, (row[None],)).reshape(-1)  # noqa: E731
+            found = jacrev(f)({n: known[n] for n in names})
+            jacobians.append(torch.cat([found[n].flatten(1) for n in names], dim=1))
+        return torch.stack(jacobians)
+
+    one = rows(x1)
+    two = one if x2 is None else rows(x2)
+    return torch.einsum("icp,jdp->ijcd", one, two)
+
+
+class Net(nn.Module):
+    """A network with its forward pass and an input shape."""
+
+    def __init__(self, forward, shape, **layers):
+        super().__init__()
+        self.run, self.shape = forward, shape
+        for name, layer in layers.items():
+            setattr(self, name, layer)
+
+    def forward(self, x):
+        return self.run(self, x)
+
+
+class Scaled(nn.Linear):
+    """A subclass that does something else with its weight."""
+
+    def forward(self, x):
+        return F.linear(x, 2 * self.weight, self.bias)
+
+
+def tied():
+    net = Net(lambda s, x: s.b(torch.tanh(s.a(x))), (4,), a=nn.Linear(4, 4), b=nn.Linear(4, 4))
+    net.b.weight = net.a.weight
+    return net
+
+
+def tied_transposed():
+    a = nn.Linear(4, 3)
+    return Net(lambda s, x: F.linear(torch.tanh(s.a(x)), s.a.weight.T), (4,), a=a)
+
+
+def attention():
+    def forward(s, x):
+        q, k = s.q(x), s.k(x)
+        return s.out((q @ k.transpose(1, 2)).softmax(-1) @ x).mean(dim=1)
+
+    return Net(forward, (5, 4), q=nn.Linear(4, 3), k=nn.Linear(4, 3), out=nn.Linear(4, 2))
+
+
+def conv(*layers, shape, head):
+    return Net(
+        lambda s, x: s.head(torch.tanh(s.body(x)).flatten(1)), shape, body=nn.Sequential(*layers), head=head
+    )
+
+
+class Bare(nn.Module):
+    shape = (3,)
+
+    def __init__(self):
+        super().__init__()
+        self.scale, self.linear = nn.Parameter(torch.randn(3)), nn.Linear(3, 2)
+
+    def forward(self, x):
+        return self.linear(torch.sin(self.scale * x)) * self.scale[0]
+
+
+class Folded(nn.Module):
+    """Positions folded into the first dimension, so that the layer does not see samples."""
+
+    shape = (4, 3)
+
+    def __init__(self):
+        super().__init__()
+        self.linear = nn.Linear(3, 2)
+
+    def forward(self, x):
+        return torch.tanh(self.linear(x.reshape(-1, 3))).reshape(len(x), -1).sum(1, keepdim=True)
+
+
+class Turned(nn.Module):
+    """Positions first, as many as samples: the layer's first dimension is not the sample's."""
+
+    shape = (5, 3)
+
+    def __init__(self):
+        super().__init__()
+        self.linear = nn.Linear(3, 2)
+
+    def forward(self, x):
+        return torch.tanh(self.linear(x.transpose(0, 1))).transpose(0, 1).flatten(1).square().sum(1)
+
+
+NETS = {
+    # name: (network, what must go through Jacobians)
+    "mlp, scalar": (lambda: MLP(4, (7, 6), generator=generator(0)), ()),
+    "mlp, three outputs": (lambda: MLP(4, (7,), 3, activation="tanh", generator=generator(0)), ()),
+    "linear on positions": (
+        lambda: Net(
+            lambda s, x: s.b(torch.tanh(s.a(x))).sum(dim=1), (5, 3), a=nn.Linear(3, 4), b=nn.Linear(4, 2)
+        ),
+        (),
+    ),
+    "many positions": (
+        lambda: Net(lambda s, x: torch.tanh(s.a(x)).mean(dim=(1, 2)), (40, 2), a=nn.Linear(2, 2)),
+        (),
+    ),
+    "conv2d": (
+        lambda: conv(
+            nn.Conv2d(2, 4, 3, padding=1),
+            nn.ReLU(inplace=True),
+            nn.Conv2d(4, 3, 3),
+            shape=(2, 5, 5),
+            head=nn.Linear(27, 2),
+        ),
+        (),
+    ),
+    "conv2d, strides, dilation, groups": (
+        lambda: conv(
+            nn.Conv2d(4, 6, 3, stride=2, padding=(2, 1), groups=2, bias=False),
+            nn.Conv2d(6, 6, 2, dilation=(1, 2), groups=3),
+            shape=(4, 7, 8),
+            head=nn.LazyLinear(1),
+        ),
+        (),
+    ),
+    "conv2d, even kernel, same": (
+        lambda: conv(nn.Conv2d(2, 3, (4, 3), padding="same"), shape=(2, 5, 5), head=nn.Linear(75, 1)),
+        (),
+    ),
+    "conv1d": (
+        lambda: conv(
+            nn.Conv1d(3, 4, 3, stride=2, padding=1),
+            nn.Conv1d(4, 4, 2, padding="same"),
+            shape=(3, 9),
+            head=nn.Linear(20, 2),
+        ),
+        (),
+    ),
+    "layer norm": (
+        lambda: Net(
+            lambda s, x: s.b(torch.tanh(s.n(s.a(x)))),
+            (4,),
+            a=nn.Linear(4, 5),
+            n=nn.LayerNorm(5),
+            b=nn.Linear(5, 2),
+        ),
+        (),
+    ),
+    "layer norm on positions": (
+        lambda: Net(lambda s, x: torch.tanh(s.n(x)).sum(dim=(1, 2)), (3, 4, 5), n=nn.LayerNorm((4, 5))),
+        (),
+    ),
+    "group norm": (
+        lambda: conv(nn.Conv2d(2, 4, 3), nn.GroupNorm(2, 4), shape=(2, 5, 5), head=nn.Linear(36, 2)),
+        (),
+    ),
+    "group norm of vectors": (
+        lambda: Net(lambda s, x: s.b(torch.tanh(s.n(x))), (6,), n=nn.GroupNorm(3, 6), b=nn.Linear(6, 1)),
+        (),
+    ),
+    "shared layer": (
+        lambda: Net(
+            lambda s, x: s.b(torch.tanh(s.a(torch.tanh(s.a(x))))), (4,), a=nn.Linear(4, 4), b=nn.Linear(4, 2)
+        ),
+        (),
+    ),
+    "attention": (attention, ()),
+    "unused layer": (lambda: Net(lambda s, x: s.a(x), (3,), a=nn.Linear(3, 2), b=nn.Linear(3, 2)), ()),
+    "two layers, bare weights": (
+        lambda: TwoLayer(4, 6, 2, parameterization="ntk", trained="both", generator=generator(0)),
+        ("hidden_weight", "output_weight"),
+    ),
+    "bare": (Bare, ("scale",)),
+    "tied": (tied, ("a.weight",)),
+    "tied, transposed": (tied_transposed, ("a.weight",)),
+    "subclass": (lambda: Net(lambda s, x: s.a(x), (3,), a=Scaled(3, 2)), ("a.weight", "a.bias")),
+    "weight norm": (
+        lambda: nn.utils.parametrizations.weight_norm(nn.Linear(3, 2)),
+        ("bias", "parametrizations.weight.original0", "parametrizations.weight.original1"),
+    ),
+    "circular padding": (
+        lambda: conv(
+            nn.Conv2d(2, 3, 3, padding=1, padding_mode="circular"), shape=(2, 4, 4), head=nn.Linear(48, 1)
+        ),
+        ("body.0.weight", "body.0.bias"),
+    ),
+    "transposed convolution": (
+        lambda: conv(nn.ConvTranspose2d(2, 3, 3), shape=(2, 3, 3), head=nn.Linear(75, 1)),
+        ("body.0.weight", "body.0.bias"),
+    ),
+    "batch norm, evaluated": (
+        lambda: Net(
+            lambda s, x: s.b(torch.tanh(s.n(s.a(x)))),
+            (4,),
+            a=nn.Linear(4, 5),
+            n=nn.BatchNorm1d(5),
+            b=nn.Linear(5, 2),
+        ).eval(),
+        ("n.weight", "n.bias"),
+    ),
+    "folded positions": (Folded, ("linear.weight", "linear.bias")),
+    "turned positions": (Turned, ("linear.weight", "linear.bias")),
+}
+
+
+def made(name, n=5, dtype=DOUBLE):
+    with torch.random.fork_rng():
+        torch.manual_seed(0)
+        net = NETS[name][0]()
+        shape = getattr(net, "shape", (getattr(net, "in_features", None),))
+        net(torch.randn(2, *shape))  # a lazy layer takes its size
+        net = net.to(dtype)
+        for parameter in net.parameters():
+            parameter.data += 0.1 * torch.randn_like(parameter)
+        return net, torch.randn(n, *shape, dtype=dtype), torch.randn(3, *shape, dtype=dtype)
+
+
+def shaped(kernel, expected):
+    return expected[:, :, 0, 0] if kernel.ndim == 2 else expected
+
+
+@pytest.mark.parametrize("name", NETS)
+def test_it_is_the_dense_product_of_jacobians(name):
+    net, x, z = made(name)
+    kernel = EmpiricalNTK(net)
+    close = {"rtol": 1e-10, "atol": 1e-11}
+    for inputs in ((x,), (x, z)):
+        found = kernel(*inputs)
+        torch.testing.assert_close(found, shaped(found, dense(net, *inputs)), **close)
+    assert set(kernel.by_jacobian) == set(NETS[name][1])
+
+
+@pytest.mark.parametrize("name", NETS)
+def test_the_size_of_blocks_does_not_matter(name):
+    net, x, z = made(name)
+    whole = EmpiricalNTK(net)(x)
+    tiny = EmpiricalNTK(net, max_memory=1e-9)
+    torch.testing.assert_close(tiny(x), whole, rtol=1e-11, atol=1e-12)
+    torch.testing.assert_close(tiny(x, z), EmpiricalNTK(net)(x, z), rtol=1e-11, atol=1e-12)
+
+
+def test_embedding():
+    class Words(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.words, self.out = nn.Embedding(7, 4, padding_idx=2), nn.Linear(4, 2)
+
+        def forward(self, x):
+            return self.out(torch.tanh(self.words(x)).mean(dim=1))
+
+    with torch.random.fork_rng():
+        torch.manual_seed(0)
+        net = Words().double()
+    x = torch.tensor([[0, 1, 1, 2], [3, 2, 2, 0], [6, 5, 1, 1]])
+    kernel = EmpiricalNTK(net)
+    found = kernel(x)
+
+    def rows():
+        for row in x:
+            out = net(row[None])[0]
+            yield torch.stack(
+                [
+                    torch.cat(
+                        [
+                            g.flatten()
+                            for g in torch.autograd.grad(o, list(net.parameters()), retain_graph=True)
+                        ]
+                    )
+                    for o in out
+                ]
+            )
+
+    jacobian = torch.stack(list(rows()))
+    torch.testing.assert_close(
+        found, torch.einsum("icp,jdp->ijcd", jacobian, jacobian), rtol=1e-11, atol=1e-12
+    )
+    assert kernel.by_jacobian == ()
+
+
+def test_symmetric_to_the_last_digit_and_positive():
+    net, x, _ = made("conv2d")
+    found = EmpiricalNTK(net)(x)
+    assert torch.equal(found, found.permute(1, 0, 3, 2))
+    assert torch.linalg.eigvalsh(found.permute(0, 2, 1, 3).reshape(10, 10))[0] > -1e-10
+
+
+def test_chosen_parameters():
+    net, x, _ = made("mlp, three outputs")
+    first = EmpiricalNTK(net, params=["layers.0.weight"])(x)
+    torch.testing.assert_close(first, dense(net, x, names=["layers.0.weight"]))
+    rest = EmpiricalNTK(net, params=[net.layers[0].bias, *net.layers[1].parameters()])(x)
+    torch.testing.assert_close(first + rest, EmpiricalNTK(net)(x))
+    net.layers[0].weight.requires_grad_(False)
+    torch.testing.assert_close(EmpiricalNTK(net)(x), rest)
+
+
+def test_the_network_is_left_alone():
+    net, x, _ = made("bare")
+    net(x).sum().backward()
+    before = [(p.detach().clone(), p.grad.clone()) for p in net.parameters()]
+    state = torch.get_rng_state()
+    EmpiricalNTK(net)(x)
+    assert torch.equal(state, torch.get_rng_state())
+    for parameter, (value, gradient) in zip(net.parameters(), before, strict=True):
+        assert torch.equal(parameter, value) and torch.equal(parameter.grad, gradient)
+    assert not any(module._forward_hooks for module in net.modules())
+
+
+def test_it_works_where_gradients_are_off():
+    net, x, _ = made("mlp, scalar")
+    with torch.no_grad():
+        off = EmpiricalNTK(net)(x)
+    torch.testing.assert_close(off, EmpiricalNTK(net)(x))
+    assert not off.requires_grad
+
+
+def test_float32():
+    net, x, _ = made("conv2d")
+    exact = EmpiricalNTK(net)(x)
+    found = EmpiricalNTK(net.float())(x.float())
+    assert found.dtype == torch.float32
+    assert (found - exact).abs().max() < 1e-5 * exact.abs().max()
+
+
+def test_it_tends_to_the_kernel_of_infinite_width():
+    x = F.normalize(torch.randn(4, 3, generator=generator(0), dtype=DOUBLE))
+    limit, errors = TwoLayerNTK("both")(x), []
+    for width in (100, 10_000):
+        nets = [
+            TwoLayer(3, width, parameterization="ntk", trained="both", generator=generator(s), dtype=DOUBLE)
+            for s in range(5)
+        ]
+        errors.append(sum((EmpiricalNTK(net)(x) - limit).norm().item() for net in nets) / 5)
+    assert errors[1] / errors[0] == pytest.approx(1 / math.sqrt(100), rel=0.5)
+
+
+class Normalized(nn.Module):
+    def forward(self, x):
+        return x - x.mean(dim=0)
+
+
+@pytest.mark.parametrize(
+    ("net", "message"),
+    [
+        (nn.Sequential(nn.Linear(3, 4), nn.BatchNorm1d(4)), r"batch normalization in training mode \(1\)"),
+        (nn.Sequential(nn.Linear(3, 4), nn.Dropout()), r"dropout in training mode \(1\)"),
+        (nn.Sequential(nn.Linear(3, 4), Normalized()), "depends on other samples"),
+        (nn.Sequential(nn.Linear(3, 4), nn.Unflatten(1, (2, 2))), r"outputs of shape \(3,\) or \(3, k\)"),
+    ],
+)
+def test_networks_without_a_kernel_are_refused(net, message):
+    with pytest.raises(ValueError, match=message):
+        EmpiricalNTK(net)(torch.randn(6, 3, generator=generator(0)))
+
+
+def test_bad_arguments_are_refused():
+    net = nn.Linear(3, 2)
+    for options, message in (
+        ({"params": ["wieght"]}, "'wieght', which is no parameter of the model; it has weight, bias"),
+        ({"params": [nn.Parameter(torch.ones(2))]}, "no parameter of the model"),
+        ({"params": []}, "params is empty"),
+        ({"max_memory": 0}, "max_memory must be positive"),
+    ):
+        with pytest.raises(ValueError, match=message):
+            EmpiricalNTK(net, **options)
+    with pytest.raises(ValueError, match="x2 must hold at least one input"):
+        EmpiricalNTK(net)(torch.ones(2, 3), torch.ones(0, 3))
+    with pytest.raises(ValueError, match="NaN"):
+        EmpiricalNTK(net)(torch.full((2, 3), math.nan))
+    net.weight.requires_grad_(False)
+    with pytest.raises(ValueError, match="weight, which does not require a gradient"):
+        EmpiricalNTK(net, params=["weight"])
+
+
+@pytest.mark.gpu
+@pytest.mark.parametrize("name", NETS)
+def test_on_a_gpu_it_is_the_same_kernel(name):
+    net, x, _ = made(name)
+    expected = EmpiricalNTK(net)(x)
+    torch.testing.assert_close(EmpiricalNTK(net.cuda())(x.cuda()).cpu(), expected, rtol=1e-9, atol=1e-10)
