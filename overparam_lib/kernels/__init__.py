@@ -3,5 +3,16 @@
 from overparam_lib.kernels.analytic import MLPNTK, AnalyticKernel, TwoLayerNTK
 from overparam_lib.kernels.dynamics import KernelDynamics
 from overparam_lib.kernels.empirical import EmpiricalNTK
+from overparam_lib.kernels.gram import Gram, SingularGramError, Solution, gram
 
-__all__ = ["MLPNTK", "AnalyticKernel", "EmpiricalNTK", "KernelDynamics", "TwoLayerNTK"]
+__all__ = [
+    "MLPNTK",
+    "AnalyticKernel",
+    "EmpiricalNTK",
+    "Gram",
+    "KernelDynamics",
+    "SingularGramError",
+    "Solution",
+    "TwoLayerNTK",
+    "gram",
+]

@@ -1,0 +1,484 @@
+r"""Gram matrices of any size: dense where they fit, else in tiles, solved by conjugate gradients."""
+
+from __future__ import annotations
+
+import hashlib
+import itertools
+import json
+import math
+import os
+import warnings
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+import torch
+from torch import Tensor
+from tqdm import tqdm
+
+__all__ = ["Gram", "SingularGramError", "Solution", "gram"]
+
+_GIB = 2**30
+_PIVOTS = 500
+_CHECKPOINT = "solve.npz"
+
+
+class SingularGramError(ValueError):
+    """The Gram matrix is singular, or too nearly so for its precision.
+
+    Attributes
+    ----------
+    rows : tuple of two int, or None
+        The two inputs whose rows of the matrix are nearest to each other, if they are the reason.
+    """
+
+    def __init__(self, message: str, rows: tuple[int, int] | None = None) -> None:
+        super().__init__(message)
+        self.rows = rows
+
+
+class Solution(NamedTuple):
+    r"""What a solve found.
+
+    Attributes
+    ----------
+    x : Tensor of shape (n,) or (n, k)
+        The solution, float64.
+    residual : float
+        Largest relative residual :math:`\|Gx-b\|/\|b\|` of a column.
+    jitter : float
+        What was added to the diagonal, zero if nothing was.
+    iterations : int
+        Number of products with the matrix, zero for a dense solve.
+    """
+
+    x: Tensor
+    residual: float
+    jitter: float
+    iterations: int
+
+
+def gram(
+    kernel: Callable[..., Tensor],
+    x: Tensor,
+    *,
+    max_memory: float = 4.0,
+    tile: int = 2048,
+    out: str | os.PathLike | None = None,
+) -> Gram:
+    r"""Make the Gram matrix :math:`G_{ij}=k(x_i,x_j)` of a kernel on inputs.
+
+    The matrix is computed at once and kept if it fits into `max_memory`. If it does not, its upper half is
+    cut into tiles, which are computed anew for each product, or, with `out`, computed once and kept on disk.
+    What can be asked of the matrix is nearly the same in each case, and the answer is, up to rounding.
+
+    Parameters
+    ----------
+    kernel : callable
+        A kernel with one output, such as :class:`MLPNTK`: ``kernel(x1, x2)`` of shape (n1, n2), and
+        ``kernel(x)`` in the symmetric case.
+    x : Tensor of shape (n, …)
+        The inputs.
+    max_memory : float, default 4.0
+        GiB for the matrix.
+    tile : int, default 2048
+        Rows and columns of a tile.
+    out : path, optional
+        Folder for the tiles, and for the state of a solve. What an earlier run of the same kernel on the same
+        inputs has left there is used, so that a run that was stopped goes on where it was.
+
+    Returns
+    -------
+    Gram
+        The matrix.
+
+    Raises
+    ------
+    ValueError
+        If an argument is out of its range, the kernel has several outputs, or `out` holds the tiles of
+        another matrix.
+
+    Examples
+    --------
+    >>> from overparam_lib.kernels import TwoLayerNTK
+    >>> G = gram(TwoLayerNTK(), torch.eye(3, dtype=torch.float64))
+    >>> G.quadratic_form(torch.ones(3, dtype=torch.float64))  # G is half of the identity
+    6.0
+    """
+    if x.ndim < 1 or len(x) == 0:
+        raise ValueError(f"x must hold at least one input, got shape {tuple(x.shape)}")
+    if not max_memory > 0:
+        raise ValueError(f"max_memory must be positive, in GiB, got {max_memory!r}")
+    if isinstance(tile, bool) or not isinstance(tile, int) or tile < 1:
+        raise ValueError(f"tile must be a positive integer, got {tile!r}")
+    return Gram(kernel, x, max_memory=max_memory, tile=tile, out=out)
+
+
+class Gram:
+    """The Gram matrix of a kernel on inputs; made by :func:`gram`.
+
+    Attributes
+    ----------
+    shape : tuple of two int
+        (n, n).
+    dense : bool
+        Whether the whole matrix is kept in memory.
+    """
+
+    def __init__(self, kernel, x, *, max_memory, tile, out) -> None:
+        one = kernel(x[:1])
+        if tuple(one.shape) != (1, 1):
+            raise ValueError(f"kernel must have one output, it gives shape {tuple(one.shape)} for one input")
+        self.kernel, self.x, self.shape = kernel, x, (len(x), len(x))
+        self.dtype, self.device = one.dtype, one.device
+        self.dense = len(x) ** 2 * one.element_size() <= max_memory * _GIB
+        self._whole: Tensor | None = None
+        self._starts = range(0, len(x), tile)
+        self._tile_size = tile
+        self._store = None if out is None else _Store(Path(out), self._identity(), tile)
+
+    def matvec(self, v: Tensor) -> Tensor:
+        """Return the product with one or several vectors.
+
+        Parameters
+        ----------
+        v : Tensor of shape (n,) or (n, k)
+            The vectors, as columns.
+
+        Returns
+        -------
+        Tensor
+            G v, of the shape of `v`, float64.
+
+        Raises
+        ------
+        ValueError
+            If the shape does not fit.
+        """
+        columns = self._columns("v", v)
+        if self.dense:
+            result = (
+                self._dense() @ columns.to(self.dtype)
+                if self.dtype == torch.float64
+                else self._halves(columns)
+            )
+        else:
+            result = self._halves(columns)
+        return result.double().reshape(v.shape)
+
+    def to_dense(self) -> Tensor:
+        """Return the whole matrix, shape (n, n), with the kernel's type, however large it is."""
+        if self.dense:
+            return self._dense().clone()
+        whole = torch.empty(self.shape, dtype=self.dtype, device=self.device)
+        for i, j in self._pairs():
+            part = self._tile(i, j)
+            whole[self._part(i), self._part(j)] = part
+            whole[self._part(j), self._part(i)] = part.T
+        return whole
+
+    def eigh(self) -> tuple[Tensor, Tensor]:
+        r"""Return all eigenvalues, :math:`\lambda_1\ge\dots\ge\lambda_n`, and the eigenvectors as columns.
+
+        Returns
+        -------
+        values : Tensor of shape (n,), float64
+        vectors : Tensor of shape (n, n), float64
+
+        Raises
+        ------
+        ValueError
+            If the matrix does not fit into the memory that was allowed.
+        """
+        self._require_dense("eigh")
+        values, vectors = torch.linalg.eigh(self._dense().double())
+        return values.flip(0), vectors.flip(1)
+
+    def solve(
+        self, b: Tensor, *, rtol: float = 1e-6, jitter: float = 0.0, max_iterations: int = 1000
+    ) -> Solution:
+        r"""Solve :math:`(G+\text{jitter}\cdot I)\,x=b`.
+
+        By Cholesky's factorization where the matrix is kept; else by conjugate gradients, all columns at
+        once, preconditioned by a Nyström approximation from 500 inputs, with float64 vectors.
+
+        Parameters
+        ----------
+        b : Tensor of shape (n,) or (n, k)
+            Right-hand sides, as columns.
+        rtol : float, default 1e-6
+            Relative residual at which conjugate gradients stop.
+        jitter : float, default 0.0
+            Added to the diagonal; the result reports it.
+        max_iterations : int, default 1000
+            After which conjugate gradients give up.
+
+        Returns
+        -------
+        Solution
+            With what was reached.
+
+        Raises
+        ------
+        SingularGramError
+            If the matrix is singular or too nearly so: it names two inputs that coincide, if that is the
+            reason, and a jitter that would serve.
+        ValueError
+            If the shape does not fit, or an argument is out of its range.
+        """
+        columns = self._columns("b", b)
+        if not (math.isfinite(jitter) and jitter >= 0):
+            raise ValueError(f"jitter must be finite and not negative, got {jitter!r}")
+        if not 0 < rtol < 1:
+            raise ValueError(f"rtol must be between 0 and 1, got {rtol!r}")
+        if self.dense:
+            x, iterations = self._cholesky(columns, jitter), 0
+        else:
+            x, iterations = self._gradients(columns, rtol, jitter, max_iterations)
+        error = (self.matvec(x) + jitter * x - columns).norm(dim=0) / columns.norm(dim=0).clamp(min=1e-300)
+        return Solution(x.reshape(b.shape), error.max().item(), jitter, iterations)
+
+    def quadratic_form(self, y: Tensor, *, rtol: float = 1e-6, jitter: float = 0.0) -> float:
+        r"""Return :math:`y^\top(G+\text{jitter}\cdot I)^{-1}y` for a vector `y`; arguments as for `solve`."""
+        if y.ndim != 1:
+            raise ValueError(f"y must be a vector, got shape {tuple(y.shape)}")
+        return (y.double() @ self.solve(y, rtol=rtol, jitter=jitter).x).item()
+
+    def smallest_eigenvalue(self, *, rtol: float = 1e-4) -> float:
+        r"""Return :math:`\lambda_n`, from all eigenvalues or, in tiles, by inverse iteration.
+
+        Parameters
+        ----------
+        rtol : float, default 1e-4
+            Relative change at which inverse iteration stops.
+        """
+        if self.dense:
+            return torch.linalg.eigvalsh(self._dense().double())[0].item()
+        start = torch.Generator().manual_seed(0)
+        v = torch.randn(self.shape[0], 4, generator=start, dtype=torch.float64).to(self.device)
+        before = math.inf
+        for _ in range(100):
+            v, _ = torch.linalg.qr(self.solve(v, rtol=1e-8).x)
+            now = torch.linalg.eigvalsh(v.T @ self.matvec(v))[0].item()
+            if abs(now - before) <= rtol * abs(now):
+                return now
+            before = now
+        raise RuntimeError(f"inverse iteration did not settle; the last value was {before:.6g}")
+
+    # -- the matrix in tiles
+
+    def _identity(self) -> str:
+        data = self.x.detach().cpu().contiguous().numpy().tobytes()
+        return f"{self.kernel!r} on {tuple(self.x.shape)} {self.dtype} {hashlib.sha256(data).hexdigest()}"
+
+    def _part(self, start: int) -> slice:
+        return slice(start, min(start + self._tile_size, self.shape[0]))
+
+    def _pairs(self) -> Iterator[tuple[int, int]]:
+        pairs = list(itertools.combinations_with_replacement(self._starts, 2))
+        return iter(tqdm(pairs, desc="tiles", leave=False, delay=3))
+
+    def _tile(self, i: int, j: int) -> Tensor:
+        if self._store is not None and (kept := self._store.load(i, j)) is not None:
+            return kept.to(self.device)
+        made = _compute(self.kernel, self.x[self._part(i)], None if i == j else self.x[self._part(j)])
+        if self._store is not None:
+            self._store.save(i, j, made)
+        return made
+
+    def _dense(self) -> Tensor:
+        if self._whole is None:
+            if self._store is None:
+                self._whole = self.kernel(self.x)
+            else:
+                self.dense = False
+                try:
+                    self._whole = self.to_dense()
+                finally:
+                    self.dense = True
+        return self._whole
+
+    def _halves(self, v: Tensor) -> Tensor:
+        """Multiply tile by tile, in float64 sums of products with the tiles' own precision."""
+        total = torch.zeros_like(v)
+        for i, j in self._pairs():
+            part = self._whole[self._part(i), self._part(j)] if self._whole is not None else self._tile(i, j)
+            upper, lower = _product(part, v[self._part(i)], v[self._part(j)], i == j)
+            total[self._part(i)] += upper
+            if lower is not None:
+                total[self._part(j)] += lower
+        return total
+
+    # -- solving
+
+    def _cholesky(self, b: Tensor, jitter: float) -> Tensor:
+        whole = self._dense().double()
+        if jitter:
+            whole = whole + jitter * torch.eye(len(whole), dtype=whole.dtype, device=whole.device)
+        factor, failed = torch.linalg.cholesky_ex(whole)
+        # The squared pivots tell how near to singular: rounding alone makes some n·eps of the diagonal.
+        precision = torch.finfo(self.dtype).eps * len(whole) if not jitter else 0.0
+        if failed or factor.diagonal().square().min() <= precision * whole.diagonal().max():
+            self._refuse_singular(whole)
+        return torch.cholesky_solve(b, factor)
+
+    def _refuse_singular(self, whole: Tensor) -> None:
+        size = whole.diagonal()
+        apart = (size[:, None] + size - 2 * whole).clamp(min=0).fill_diagonal_(math.inf)
+        row, column = divmod(int(apart.argmin()), len(whole))
+        share = (apart[row, column] / (size[row] + size[column])).item()
+        jitter = 10 * torch.finfo(self.dtype).eps * len(whole) * size.max().item()
+        near = share < 1e-6
+        why = (
+            f"inputs {row} and {column} coincide, or nearly so"
+            if near
+            else "its features are linearly dependent, though no two inputs coincide"
+        )
+        raise SingularGramError(
+            f"the Gram matrix is singular to its precision ({self.dtype}): {why}. Remove what is redundant, "
+            f"or solve with a jitter such as {jitter:.1g}",
+            (row, column) if near else None,
+        )
+
+    def _gradients(self, b: Tensor, rtol: float, jitter: float, most: int) -> tuple[Tensor, int]:
+        """Conjugate gradients, each column with its own step; the state is kept after each iteration."""
+        precondition = self._nystroem(jitter)
+        target, tag = (
+            rtol * b.norm(dim=0),
+            hashlib.sha256(b.cpu().numpy().tobytes()).hexdigest() + f" {jitter}",
+        )
+        state = self._store.resume(tag, b.device) if self._store is not None else None
+        if state is None:
+            x, r = torch.zeros_like(b), b.clone()
+            z = precondition(r)
+            state = {"x": x, "r": r, "p": z.clone(), "rz": (r * z).sum(dim=0), "done": torch.tensor(0)}
+        while (state["r"].norm(dim=0) > target).any():
+            if state["done"] >= most:
+                left = (state["r"].norm(dim=0) / b.norm(dim=0)).max().item()
+                raise SingularGramError(
+                    f"conjugate gradients reached the relative residual {left:.2g} in {most} iterations, not "
+                    f"{rtol:.2g}: the matrix is too nearly singular; give a jitter, or more iterations"
+                )
+            p = state["p"]
+            image = self.matvec(p) + jitter * p
+            curvature = (p * image).sum(dim=0)
+            if (curvature < 0).any():
+                raise SingularGramError("the matrix is not positive definite to its precision; give a jitter")
+            step = torch.where(curvature > 0, state["rz"] / curvature.clamp(min=1e-300), 0.0)
+            x, r = state["x"] + step * p, state["r"] - step * image
+            z = precondition(r)
+            rz = (r * z).sum(dim=0)
+            turn = torch.where(state["rz"] > 0, rz / state["rz"].clamp(min=1e-300), 0.0)
+            state = {"x": x, "r": r, "p": z + turn * p, "rz": rz, "done": state["done"] + 1}
+            if self._store is not None:
+                self._store.checkpoint(tag, state)
+        if self._store is not None:
+            self._store.forget()
+        return state["x"], int(state["done"])
+
+    def _nystroem(self, jitter: float) -> Callable[[Tensor], Tensor]:
+        r"""Return :math:`v\mapsto(BB^\top+\rho I)^{-1}v`, where :math:`BB^\top\approx G` (Nyström)."""
+        n = self.shape[0]
+        pivots = torch.randperm(n, generator=torch.Generator().manual_seed(0))[: min(_PIVOTS, n // 2)]
+        if len(pivots) < 2:
+            return lambda v: v
+        chosen = self.x[pivots.to(self.x.device)]
+        core = self.kernel(chosen).double()
+        core += 1e-8 * core.diagonal().mean() * torch.eye(len(core), dtype=core.dtype, device=core.device)
+        factor = torch.linalg.cholesky(core)
+        cross = torch.cat(
+            [_compute(self.kernel, self.x[self._part(i)], chosen).double() for i in self._starts]
+        )
+        basis = torch.linalg.solve_triangular(factor, cross.T, upper=False).T
+        diagonal = torch.cat(
+            [
+                self.kernel.diagonal(self.x[self._part(i)]).double()
+                if hasattr(self.kernel, "diagonal")
+                else self._tile(i, i).diagonal().double()
+                for i in self._starts
+            ]
+        )
+        rest = (
+            max(((diagonal - basis.square().sum(dim=1)).mean().item()), 1e-8 * diagonal.mean().item())
+            + jitter
+        )
+        inner = basis.T @ basis + rest * torch.eye(len(core), dtype=core.dtype, device=core.device)
+        inner = torch.linalg.cholesky(inner)
+        return lambda v: (v - basis @ torch.cholesky_solve(basis.T @ v, inner)) / rest
+
+    # -- checks
+
+    def _columns(self, name: str, v: Tensor) -> Tensor:
+        if v.ndim not in (1, 2) or len(v) != self.shape[0]:
+            raise ValueError(
+                f"{name} must have shape ({self.shape[0]},) or ({self.shape[0]}, k), got {tuple(v.shape)}"
+            )
+        if not torch.isfinite(v).all():
+            raise ValueError(f"{name} holds NaN or infinity")
+        return v.to(self.device, torch.float64).reshape(len(v), -1)
+
+    def _require_dense(self, what: str) -> None:
+        if not self.dense:
+            size = self.shape[0] ** 2 * torch.empty((), dtype=self.dtype).element_size() / _GIB
+            raise ValueError(f"{what} needs the whole matrix, {size:.3g} GiB; raise max_memory, or use solve")
+
+
+class _Store:
+    """A folder of tiles, each written under another name and renamed; and the state of one solve."""
+
+    def __init__(self, folder: Path, identity: str, tile: int) -> None:
+        self.folder = folder
+        folder.mkdir(parents=True, exist_ok=True)
+        content, path = {"matrix": identity, "tile": tile}, folder / "gram.json"
+        if path.exists() and json.loads(path.read_text("utf-8")) != content:
+            raise ValueError(f"out={str(folder)!r} holds another matrix, or other tiles; give another folder")
+        self._write(path, json.dumps(content).encode())
+
+    def load(self, i: int, j: int) -> Tensor | None:
+        path = self._path(i, j)
+        return torch.from_numpy(np.load(path)) if path.exists() else None
+
+    def save(self, i: int, j: int, tile: Tensor) -> None:
+        self._replace(self._path(i, j), lambda file: np.save(file, tile.cpu().numpy()))
+
+    def checkpoint(self, tag: str, state: dict[str, Tensor]) -> None:
+        arrays = {key: value.cpu().numpy() for key, value in state.items()}
+        self._replace(self.folder / _CHECKPOINT, lambda file: np.savez(file, tag=np.array(tag), **arrays))
+
+    def resume(self, tag: str, device: torch.device) -> dict[str, Tensor] | None:
+        path = self.folder / _CHECKPOINT
+        if not path.exists():
+            return None
+        with np.load(path) as kept:
+            if str(kept["tag"]) != tag:
+                warnings.warn(f"{path} is of another solve, which is forgotten", stacklevel=4)
+                return None
+            return {key: torch.from_numpy(kept[key]).to(device) for key in kept.files if key != "tag"}
+
+    def forget(self) -> None:
+        (self.folder / _CHECKPOINT).unlink(missing_ok=True)
+
+    def _path(self, i: int, j: int) -> Path:
+        return self.folder / f"tile-{i}-{j}.npy"
+
+    def _write(self, path: Path, content: bytes) -> None:
+        self._replace(path, lambda file: file.write(content))
+
+    def _replace(self, path: Path, write: Callable) -> None:
+        temporary = path.with_name(f".{path.name}.{os.getpid()}.new")
+        try:
+            with temporary.open("wb") as file:
+                write(file)
+            os.replace(temporary, path)
+        finally:
+            temporary.unlink(missing_ok=True)
+
+
+def _compute(kernel: Callable[..., Tensor], x1: Tensor, x2: Tensor | None) -> Tensor:
+    return (kernel(x1) if x2 is None else kernel(x1, x2)).detach()
+
+
+def _product(part: Tensor, v1: Tensor, v2: Tensor, same: bool) -> tuple[Tensor, Tensor | None]:
+    upper = (part @ v2.to(part.dtype)).double()
+    return upper, None if same else (part.T @ v1.to(part.dtype)).double()
