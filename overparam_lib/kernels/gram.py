@@ -103,7 +103,7 @@ def gram(
     --------
     >>> from overparam_lib.kernels import TwoLayerNTK
     >>> G = gram(TwoLayerNTK(), torch.eye(3, dtype=torch.float64))
-    >>> G.quadratic_form(torch.ones(3, dtype=torch.float64))  # G is half of the identity
+    >>> round(G.quadratic_form(torch.ones(3, dtype=torch.float64)), 9)  # G is half of the identity
     6.0
     """
     if x.ndim < 1 or len(x) == 0:
