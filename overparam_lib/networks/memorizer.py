@@ -89,10 +89,10 @@ class Memorizer(nn.Module):
 
         Then :math:`A_{ij}=\varphi(z_i-b_j)` is lower triangular with a positive diagonal, and w solves
         :math:`Aw=y`. The solution is found without the matrix, in O(n) operations: the slopes
-        :math:`s_j=w_1+\dots+w_j` of C between its knots satisfy
+        :math:`C'_j=w_1+\dots+w_j` of C between its knots satisfy
 
-        .. math:: s_1=y_1,\qquad
-            s_{j+1}=\frac1{1-\rho}\,\frac{y_{j+1}-y_j}{g_j}-\frac{\rho}{1-\rho}\,s_j .
+        .. math:: C'_1=y_1,\qquad
+            C'_{j+1}=\frac1{1-\rho}\,\frac{y_{j+1}-y_j}{g_j}-\frac{\rho}{1-\rho}\,C'_j .
 
         Parameters
         ----------
