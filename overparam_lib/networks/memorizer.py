@@ -3,6 +3,7 @@ r"""The two-layer ReLU network with 2n + d numbers that fits any n labels, writt
 from __future__ import annotations
 
 import math
+import sys
 
 import torch
 from torch import nn
@@ -104,12 +105,14 @@ class Memorizer(nn.Module):
             Source of the direction.
         knots : float, default 0.0
             ρ in [0, 1), where a knot lies in its gap. At 0, C is the linear interpolation of the labels
-            along z. Above 1/2 the slopes grow exponentially with n.
+            along z. Above 1/2 the slopes grow exponentially with n in general, for constant labels for
+            example.
         direction : torch.Tensor, optional
             a, shape (d,). By default the best of eight Gaussian vectors, the one whose closest
             projections are farthest apart, scaled to a mean gap of 1.
         tolerance : float, default 1e-6
-            Largest accepted :math:`\max_i|C(x_i)-y_i|`, relative to :math:`\max_i|y_i|`.
+            Largest accepted :math:`\max_i|C(x_i)-y_i|`, relative to :math:`\max_i|y_i|`; positive.
+            ``math.inf`` accepts every fit whose weights and outputs are finite.
 
         Returns
         -------
@@ -121,7 +124,7 @@ class Memorizer(nn.Module):
         ValueError
             If `x` is not a floating-point matrix or `y` not a vector of as many labels, something is
             not finite, two rows of `x` are equal or have the same projection, `knots` is outside
-            [0, 1), or rounding spoils the fit by more than `tolerance`.
+            [0, 1), `tolerance` is not positive, or rounding spoils the fit by more than `tolerance`.
 
         References
         ----------
@@ -131,13 +134,20 @@ class Memorizer(nn.Module):
         _require_sample(x, y)
         if not 0.0 <= knots < 1.0:
             raise ValueError(f"knots must be in [0, 1), got {knots!r}")
+        if not tolerance > 0.0:
+            raise ValueError(f"tolerance must be positive, got {tolerance!r}")
         x, y = x.detach().double(), y.detach().to(x.device).double()
         a = _good_direction(x, generator) if direction is None else _given_direction(direction, x)
         z, order = (x @ a).sort()
         gaps = z.diff()
-        if len(gaps) and gaps.min() <= 0:
+        if len(gaps) and not gaps.min() > 0:
             i, j = sorted(order[gaps.argmin() + torch.arange(2, device=order.device)].tolist())
-            raise ValueError(f"direction gives rows {i} and {j} of x the same projection; give another")
+            if direction is not None:
+                raise ValueError(f"direction gives rows {i} and {j} of x the same projection; give another")
+            raise ValueError(
+                f"x has rows {i} and {j} so close, for numbers as large as these, that rounding gives them "
+                f"the same projection on each of {_DIRECTIONS} drawn directions; centre x, or drop one row"
+            )
         thresholds = torch.cat([z[:1] - 1, z[:-1] + knots * gaps])
         slopes = _slopes(y[order].tolist(), gaps.tolist(), knots)
         weights = torch.tensor(slopes, dtype=torch.float64, device=x.device).diff(prepend=z.new_zeros(1))
@@ -145,7 +155,8 @@ class Memorizer(nn.Module):
         if torch.isfinite(weights).all():
             net = cls(a, thresholds, weights)
             error = (net(x) - y).abs().max().item()
-        if not error <= tolerance * y.abs().max().item():
+        allowed = tolerance * max(y.abs().max().item(), sys.float_info.min)  # infinity times 0 is NaN
+        if not (math.isfinite(error) and error <= allowed):
             raise ValueError(
                 f"x has {len(x)} points whose labels float64 misses by up to {error:.1g}, as with "
                 f"knots={knots:g} the weights reach {weights.abs().max().item():.1g}; use knots below 1/2, "

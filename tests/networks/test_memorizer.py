@@ -152,10 +152,14 @@ def with_nan(which):
         ((torch.ones(3, 2), torch.ones(3, 1)), {}, "y must be a vector of 3 numbers"),
         (sample(), {"knots": 1.0}, r"knots must be in \[0, 1\), got 1.0"),
         (sample(), {"knots": math.nan}, "knots must be in"),
+        (sample(), {"tolerance": 0.0}, "tolerance must be positive, got 0.0"),
+        (sample(), {"tolerance": -1.0}, "tolerance must be positive, got -1.0"),
+        (sample(), {"tolerance": math.nan}, "tolerance must be positive, got nan"),
         (sample(), {"direction": torch.ones(5)}, "direction must be a vector of 6 finite numbers"),
         (sample(), {"direction": torch.zeros(6)}, "direction gives rows .* the same projection"),
         (sample(200), {"knots": 0.6}, r"x has 200 points whose labels float64 misses .*knots=0.6"),
         (sample(3000), {"knots": 0.7}, r"float64 misses by up to inf"),
+        (sample(3000), {"knots": 0.7, "tolerance": math.inf}, r"float64 misses by up to inf"),
     ],
 )
 def test_what_it_refuses(pair, options, message):
@@ -168,6 +172,33 @@ def test_colliding_rows_are_named():
     along = torch.tensor([1.0, 0.0])
     with pytest.raises(ValueError, match="direction gives rows 0 and 2 of x the same projection"):
         Memorizer.fit(x, torch.ones(3), generator=generator(0), direction=along)
+
+
+def test_rows_that_rounding_merges_are_named_without_blaming_a_direction():
+    x = torch.tensor([[1e16, 0.0], [-1e16, 1.0], [1e16, 1e-3]], dtype=DOUBLE)
+    with pytest.raises(ValueError, match="^x has rows 0 and 2 so close.* 8 drawn directions"):
+        Memorizer.fit(x, torch.ones(3), generator=generator(0))
+    with pytest.raises(ValueError, match="^x has rows 0 and 1 so close"):
+        Memorizer.fit(x[[0, 2]], torch.ones(2), generator=generator(0))
+
+
+@pytest.mark.parametrize("tolerance", [1e-6, math.inf])
+def test_labels_that_are_all_zero_are_fitted(tolerance):
+    x, y = sample()
+    net = Memorizer.fit(x, 0 * y, generator=generator(0), tolerance=tolerance)
+    assert (net.weights == 0).all() and (net(x) == 0).all()
+
+
+def test_an_infinite_tolerance_accepts_what_rounding_has_spoilt():
+    x, y = sample(200)
+    net = Memorizer.fit(x, y, generator=generator(0), knots=0.6, tolerance=math.inf)
+    assert torch.isfinite(net.weights).all() and (net(x) - y).abs().max() > 1e-6 * y.abs().max()
+
+
+def test_weights_of_constant_labels_explode_as_in_the_closed_form():
+    x, _ = sample()
+    net = Memorizer.fit(x, torch.ones(40), generator=generator(0), knots=0.6, tolerance=math.inf)
+    assert net.weights[-1].abs().item() == pytest.approx(2.5 * 1.5**38, rel=1e-12)
 
 
 @pytest.mark.parametrize(
