@@ -1,4 +1,4 @@
-"""Data: clustered mixtures, images, and corruptions of labels and pixels."""
+"""Data: clustered mixtures, teachers, images, and corruptions of labels and pixels."""
 
 from overparam_lib.datasets.clustered import (
     AssumptionReport,
@@ -14,6 +14,7 @@ from overparam_lib.datasets.corruption import (
 )
 from overparam_lib.datasets.files import DataError
 from overparam_lib.datasets.images import ImageData, load_images
+from overparam_lib.datasets.teacher import Teacher, TeacherSample
 
 __all__ = [
     "AssumptionReport",
@@ -21,6 +22,8 @@ __all__ = [
     "ClusteredSample",
     "DataError",
     "ImageData",
+    "Teacher",
+    "TeacherSample",
     "check_assumptions",
     "gaussian_pixels",
     "load_images",
