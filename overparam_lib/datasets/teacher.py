@@ -17,7 +17,8 @@ _ACTIVATIONS: dict[str, Callable[[Tensor], Tensor]] = {
     "tanh": torch.tanh,
     "erf": torch.erf,
 }
-_LARGEST_GAIN = 10.0
+_GAINS = (1e-2, 10.0)
+_CANCELLED = 1e-9  # least variance, relative to what it would be if the neurons did not overlap
 _REACH = 8.5  # the normal law has 1e-17 of its mass beyond
 
 
@@ -45,13 +46,15 @@ class Teacher:
         \mathbb E\,y^2-(\mathbb E\,y)^2 = 1,
 
     where the :math:`w^*_r` are independent and uniform on the sphere of radius g, the gain, and all
-    :math:`a^*_r` have the same size, the first of :math:`\lceil k^*/2\rceil` neurons being positive and
-    the others negative. So :math:`\mathbb E\,y=0` if :math:`k^*` is even. The common size of the
+    :math:`a^*_r` have the same size, those of the first :math:`\lceil k^*/2\rceil` neurons positive, the
+    others negative. So :math:`\mathbb E\,y=0` if :math:`k^*` is even. The common size of the
     :math:`a^*_r` makes the variance one. It comes from the covariances
     :math:`\mathbb E\,\varphi(w^*_r\cdot x)\,\varphi(w^*_{r'}\cdot x)`, not from a sample: for ReLU, with
     θ the angle between the two rows, they are
     :math:`\frac{g^2}{2\pi}\big(\sin\theta+(\pi-\theta)\cos\theta\big)`, and for the smooth activations
-    they are integrated numerically, by the trapezoidal rule in two dimensions, to about eight digits.
+    they are integrated numerically, by the trapezoidal rule in two dimensions, with an absolute error
+    of about :math:`10^{-8}`. The variance is a sum of them with both signs, so its relative error is
+    larger where they nearly cancel, as for a small gain, with which the neurons are almost linear.
 
     Parameters
     ----------
@@ -63,7 +66,7 @@ class Teacher:
         φ.
     gain : float, default 1.0
         Norm g of each :math:`w^*_r`, which is the standard deviation of :math:`w^*_r\cdot x`; in
-        (0, 10]. It makes no difference for ReLU, and makes a smooth activation more or less curved.
+        [0.01, 10]. It makes no difference for ReLU, and makes a smooth activation more or less curved.
     generator : torch.Generator, keyword-only
         Source of the rows. Numbers are drawn in float64 on the generator's device.
     device, dtype : optional
@@ -81,13 +84,15 @@ class Teacher:
     Raises
     ------
     ValueError
-        If a size is not a positive integer, or another argument is none of the above.
+        If a size is not a positive integer, another argument is none of the above, or the neurons
+        cancel: the variance of :math:`\sum_r\pm\varphi(w^*_r\cdot x)` is at most :math:`10^{-9}` times
+        :math:`\sum_r\mathbb E\,\varphi(w^*_r\cdot x)^2`. In one
+        dimension two neurons that point the same way do this.
 
     References
     ----------
     Livni, Shalev-Shwartz and Shamir, "On the computational efficiency of training neural networks",
-    NeurIPS 2014, section 5. The closed form: Cho and Saul, "Kernel methods for deep learning",
-    NeurIPS 2009, equation 6 with n = 1.
+    NeurIPS 2014. The closed form: Cho and Saul, "Kernel methods for deep learning", NeurIPS 2009.
 
     Examples
     --------
@@ -112,15 +117,18 @@ class Teacher:
         _require_sizes(in_features=in_features, width=width)
         if activation not in _ACTIVATIONS:
             raise ValueError(f"activation must be one of {list(_ACTIVATIONS)}, got {activation!r}")
-        if not 0 < gain <= _LARGEST_GAIN:
-            raise ValueError(f"gain must lie in (0, {_LARGEST_GAIN:g}], got {gain!r}")
+        if not _GAINS[0] <= gain <= _GAINS[1]:
+            raise ValueError(f"gain must lie in [{_GAINS[0]:g}, {_GAINS[1]:g}], got {gain!r}")
         _require_generator(generator)
         self.in_features, self.width, self.activation, self.gain = in_features, width, activation, gain
         rows = _normal((width, in_features), generator).cpu()
         rows /= rows.norm(dim=1, keepdim=True)
         signs = torch.where(torch.arange(width) < (width + 1) // 2, 1.0, -1.0).double()
         mean, moments = _moments(rows @ rows.T, activation, gain)
-        size = 1 / math.sqrt(float(signs @ moments @ signs) - float(signs.sum() * mean) ** 2)
+        variance = float(signs @ moments @ signs) - float(signs.sum() * mean) ** 2
+        if variance <= _CANCELLED * float(moments.diagonal().sum()):
+            raise ValueError("the teacher's neurons cancel; draw another or use more dimensions")
+        size = 1 / math.sqrt(variance)
         place = {"device": device, "dtype": dtype or torch.get_default_dtype()}
         self.hidden_weight = (gain * rows).to(**place)
         self.output_weight = (size * signs).to(**place)

@@ -107,6 +107,25 @@ def test_samples_have_the_stated_mean_and_variance_one(activation, width):
     assert (t.mean == pytest.approx(0, abs=1e-12)) == (width % 2 == 0 or activation in ("tanh", "erf"))
 
 
+@pytest.mark.parametrize("width", [1, 2, 8])
+@pytest.mark.parametrize("gain", [0.01, 0.1])
+def test_the_variance_is_one_for_nearly_linear_neurons(gain, width):
+    """The smallest gains, where the sum of moments cancels most: against the arcsine law of erf."""
+    t = teacher(activation="erf", width=width, gain=gain)
+    inner = t.hidden_weight @ t.hidden_weight.T
+    moments = 2 / math.pi * torch.asin(2 * inner / (1 + 2 * gain**2))
+    assert (t.output_weight @ moments @ t.output_weight).item() == pytest.approx(1, rel=1e-8)
+
+
+@pytest.mark.parametrize("width", [2, 8])
+def test_the_variance_of_nearly_linear_sigmoids(width):
+    """σ(z) = 1/2 + z/4 - z³/48 + O(z⁵): the variance of Σ a_r σ(w_r·x), to relative order g⁴."""
+    t = teacher(activation="sigmoid", width=width, gain=0.01)
+    a, inner = t.output_weight, t.hidden_weight @ t.hidden_weight.T
+    covariance = inner / 16 - 2 * 3 * 0.01**2 * inner / (4 * 48)
+    assert (a @ covariance @ a).item() == pytest.approx(1, rel=1e-6)
+
+
 def test_the_gain_makes_no_difference_to_a_relu_teacher():
     x = torch.randn(9, 6, generator=generator(1)).double()
     torch.testing.assert_close(teacher(gain=1.0)(x), teacher(gain=7.0)(x))
@@ -164,7 +183,8 @@ def test_a_teacher_reads_well():
         ({"width": 2.5}, "width must be a positive integer, got 2.5"),
         ({"width": True}, "width must be a positive integer"),
         ({"activation": "step"}, "activation must be one of .*'erf'.*got 'step'"),
-        ({"gain": 0.0}, "gain must lie in \\(0, 10\\], got 0.0"),
+        ({"gain": 0.0}, r"gain must lie in \[0.01, 10\], got 0.0"),
+        ({"gain": 0.0099}, "gain must lie in"),
         ({"gain": 11.0}, "gain must lie in"),
         ({"gain": math.nan}, "gain must lie in"),
         ({"generator": None}, "generator must be a torch.Generator"),
@@ -174,6 +194,17 @@ def test_bad_teachers_are_refused(options, message):
     good = {"in_features": 3, "width": 2, "generator": generator(0)}
     with pytest.raises(ValueError, match=message):
         Teacher(**{**good, **options})
+
+
+@pytest.mark.parametrize("activation", ACTIVATIONS)
+@pytest.mark.parametrize("seed", range(6))
+def test_two_neurons_in_one_dimension_are_refused_if_they_cancel(activation, seed):
+    row = torch.randn(2, 1, generator=generator(seed), dtype=torch.float64)
+    if row[0] * row[1] < 0:
+        assert teacher(1, 2, seed, activation=activation).output_weight.isfinite().all()
+    else:
+        with pytest.raises(ValueError, match="neurons cancel; draw another or use more dimensions"):
+            teacher(1, 2, seed, activation=activation)
 
 
 def test_bad_requests_are_refused():
