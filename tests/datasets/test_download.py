@@ -337,8 +337,9 @@ def test_files_obey_the_umask(mnist):
 
 
 CHILD = """
-import sys
+import signal, sys
 from pathlib import Path
+signal.signal(signal.SIGINT, signal.default_int_handler)
 from overparam_lib.__main__ import main
 from overparam_lib.datasets import files
 files.data_folder = lambda: Path(sys.argv[1])
