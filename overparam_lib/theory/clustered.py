@@ -561,7 +561,9 @@ def batch_size(
 ) -> BoundReport:
     r"""Return a batch size with which SGD on fresh samples does what gradient descent does.
 
-    The gradient of a batch is within a tenth of the true one, in every step up to :math:`\frac32T`, if
+    As long as the largest deficit is above ε and the gradient is as large as :func:`gradient_norm`
+    guarantees (with :math:`\psi=\frac14p_0`), the gradient of a batch is within a tenth of the true one,
+    in every step up to :math:`\frac32T`, if
 
     .. math:: b\ge\frac{8640}{p_0\,\varepsilon^2}
         \bigg(\sqrt N+\sqrt{2\ln\frac{1+\frac32T}\delta}\,\bigg)^2 .
