@@ -40,6 +40,7 @@ _LOADED = re.compile(r'[ \t]*<(?:script|link)\b[^>]*?\b(?:src|href)="([^"]*)"[^>
 _SETTINGS = re.compile(r"[ \t]*<script>window\.MathJax = .*?</script>\n?")
 _SIDEBAR = re.compile(r'(<div class="bd-sidebar-primary bd-sidebar[^"]*")>')
 _FOLDED_ENTRY = re.compile(r'>([^<>]*)</a><details( open="open")?><summary>')
+_TABLE = '<div class="pst-scrollable-table-container"'
 _MENU, _SEARCH, _WARNING = "\uf0c9", "\uf002", "\uf071"
 _FONTS = {  # a style's classes, its name in the theme's sheet, its weight, its file
     "solid": (r"fa-solid|fas|fa", "Free", 900, "fa-solid-900.ttf"),
@@ -67,12 +68,13 @@ def with_icons(html: str, sheet: str) -> str:
 
 
 def repaired(html: str) -> str:
-    """Return a page that names the parts of its sidebar, and lists its sources as a list."""
+    """Return a page that names the parts of its sidebar, lists its sources, and whose tables scroll by keyboard."""
     html = _SIDEBAR.sub(r'\1 role="complementary" aria-label="Site">', html)
     html = _FOLDED_ENTRY.sub(
         lambda found: f'>{found[1]}</a><details{found[2] or ""}><summary aria-label="Pages of {found[1]}">',
         html,
     )
+    html = html.replace(_TABLE + ">", f'{_TABLE} tabindex="0">')
     return html.replace('role="doc-biblioentry"', 'role="listitem"')
 
 

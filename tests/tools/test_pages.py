@@ -92,3 +92,9 @@ def test_the_sidebar_is_a_landmark_and_sources_a_list():
 def test_a_theme_without_the_expected_files_stops_the_build(tmp_path: Path, work):
     with pytest.raises(ExtensionError):
         work(tmp_path)
+
+
+def test_a_wide_table_can_be_reached_by_keyboard():
+    html = '<div class="pst-scrollable-table-container"><table></table></div>'
+    assert '<div class="pst-scrollable-table-container" tabindex="0"><table>' in pages.repaired(html)
+    assert pages.repaired(pages.repaired(html)) == pages.repaired(html)
