@@ -68,7 +68,7 @@ def with_icons(html: str, sheet: str) -> str:
 
 
 def repaired(html: str) -> str:
-    """Return a page that names the parts of its sidebar, lists its sources, and whose tables scroll by keyboard."""
+    """Return a page whose sidebar is named, whose sources are a list, whose tables scroll by keyboard."""
     html = _SIDEBAR.sub(r'\1 role="complementary" aria-label="Site">', html)
     html = _FOLDED_ENTRY.sub(
         lambda found: f'>{found[1]}</a><details{found[2] or ""}><summary aria-label="Pages of {found[1]}">',
