@@ -104,11 +104,11 @@ PARTS = {
     part.name: part
     for part in (
         Part("lint", 1, ("ruff",), lint),
-        Part("unit", 8, ("pytest", "xdist", "mpmath"), unit),
+        Part("unit", 6, ("pytest", "xdist", "mpmath"), unit),
         Part("nbval", 12, ("pytest", "xdist", "nbval", "ipykernel"), nbval),
         Part("portable", 14, ("pytest", "xdist", "nbval", "ipykernel"), portable),
         Part("book", 4, ("pytest", "jupyter_book", "sphinx_proof", "numpydoc", "bs4"), book),
-        Part("browser", 8, ("pytest", "playwright", "axe_playwright_python"), browser, "chromium"),
+        Part("browser", 10, ("pytest", "playwright", "axe_playwright_python"), browser, "chromium"),
     )
 }
 
