@@ -125,26 +125,28 @@ class EmpiricalNTK:
         outputs = captured.outputs
         if not torch.isfinite(outputs).all():
             raise ValueError("the model's outputs hold NaN or infinity")
-        alone = torch.cat([self.model(row[None]).reshape(1, -1) for row in few]).detach()
+        with torch.no_grad():
+            singles = [self.model(row[None]) for row in few]
+        alone = torch.cat([single.reshape(1, -1) for single in singles])
         close = 1e-4 if outputs.dtype == torch.float32 else 1e-9
         if not (alone - outputs.detach()).abs().max() <= close * (1 + alone.abs().max()):
             raise ValueError(
                 "an output depends on other samples of the batch, or is random; the kernel is not defined"
             )
-        self.by_jacobian = tuple(uncovered(captured, self._parameters(), torch.Generator().manual_seed(0)))
-        scalar = self.model(few[:1]).ndim == 1
+        parameters = {name: self.model.get_parameter(name) for name in self.names}
+        self.by_jacobian = tuple(uncovered(captured, parameters, torch.Generator().manual_seed(0)))
         each = sum(_size(term) for terms in captured.terms.values() for term in terms) / len(few)
-        each += outputs.shape[1] * sum(self._parameters()[name].numel() for name in self.by_jacobian)
+        each += outputs.shape[1] * sum(parameters[name].numel() for name in self.by_jacobian)
         # Two blocks are held at once, and products of them; a third of the memory is for each.
         rows = int(self.max_memory * _GIB / 3 / max(1, each * outputs.element_size()))
-        return scalar, max(1, min(rows, 1024))
+        return singles[0].ndim == 1, max(1, min(rows, 1024))
 
     def _block(self, x: Tensor) -> Capture:
         layered = [name for name in self.names if name not in self.by_jacobian]
         captured = capture(self.model, x, layered)
         captured.outputs = captured.outputs.detach()
         for name, jacobian in self._jacobians(x).items():
-            shape = self._parameters()[name].shape
+            shape = self.model.get_parameter(name).shape
             captured.terms[name] = [Explicit(jacobian.reshape(*captured.outputs.shape, -1), shape)]
         return captured
 
@@ -162,17 +164,12 @@ class EmpiricalNTK:
             return {}
         known = (*self.model.named_parameters(), *self.model.named_buffers())
         fixed = {name: value.detach() for name, value in known}
-        moving = {name: parameter.detach() for name, parameter in self._parameters().items()}
-        moving = {name: moving[name] for name in self.by_jacobian}
+        moving = {name: fixed[name] for name in self.by_jacobian}
 
         def outputs(parameters: dict[str, Tensor], row: Tensor) -> Tensor:
             return functional_call(self.model, {**fixed, **parameters}, (row[None],)).reshape(-1)
 
         return vmap(jacrev(outputs), in_dims=(None, 0))(moving, x)
-
-    def _parameters(self) -> dict[str, nn.Parameter]:
-        known = dict(self.model.named_parameters())
-        return {name: known[name] for name in self.names}
 
 
 def _names(model: nn.Module, params: Iterable[str | nn.Parameter] | None) -> tuple[str, ...]:

@@ -133,7 +133,7 @@ class Gram:
         self.kernel, self.x, self.shape = kernel, x, (len(x), len(x))
         self.dtype, self.device = one.dtype, one.device
         self.dense = len(x) ** 2 * one.element_size() <= max_memory * _GIB
-        self._whole: Tensor | None = None
+        self._kept: Tensor | None = None
         self._starts = range(0, len(x), tile)
         self._tile_size = tile
         self._store = None if out is None else _Store(Path(out), self._identity(), tile)
@@ -157,26 +157,12 @@ class Gram:
             If the shape does not fit.
         """
         columns = self._columns("v", v)
-        if self.dense:
-            result = (
-                self._dense() @ columns.to(self.dtype)
-                if self.dtype == torch.float64
-                else self._halves(columns)
-            )
-        else:
-            result = self._halves(columns)
-        return result.double().reshape(v.shape)
+        exact = self.dense and self.dtype == torch.float64
+        return (self._whole() @ columns if exact else self._halves(columns)).reshape(v.shape)
 
     def to_dense(self) -> Tensor:
         """Return the whole matrix, shape (n, n), with the kernel's type, however large it is."""
-        if self.dense:
-            return self._dense().clone()
-        whole = torch.empty(self.shape, dtype=self.dtype, device=self.device)
-        for i, j in self._pairs():
-            part = self._tile(i, j)
-            whole[self._part(i), self._part(j)] = part
-            whole[self._part(j), self._part(i)] = part.T
-        return whole
+        return self._whole().clone() if self.dense else self._assembled()
 
     def eigh(self) -> tuple[Tensor, Tensor]:
         r"""Return all eigenvalues, :math:`\lambda_1\ge\dots\ge\lambda_n`, and the eigenvectors as columns.
@@ -192,7 +178,7 @@ class Gram:
             If the matrix does not fit into the memory that was allowed.
         """
         self._require_dense("eigh")
-        values, vectors = torch.linalg.eigh(self._dense().double())
+        values, vectors = torch.linalg.eigh(self._whole().double())
         return values.flip(0), vectors.flip(1)
 
     def solve(
@@ -254,7 +240,7 @@ class Gram:
             Relative change at which inverse iteration stops.
         """
         if self.dense:
-            return torch.linalg.eigvalsh(self._dense().double())[0].item()
+            return torch.linalg.eigvalsh(self._whole().double())[0].item()
         start = torch.Generator().manual_seed(0)
         v = torch.randn(self.shape[0], 4, generator=start, dtype=torch.float64).to(self.device)
         before = math.inf
@@ -287,33 +273,35 @@ class Gram:
             self._store.save(i, j, made)
         return made
 
-    def _dense(self) -> Tensor:
-        if self._whole is None:
-            if self._store is None:
-                self._whole = self.kernel(self.x)
-            else:
-                self.dense = False
-                try:
-                    self._whole = self.to_dense()
-                finally:
-                    self.dense = True
-        return self._whole
+    def _whole(self) -> Tensor:
+        if self._kept is None:
+            self._kept = self._assembled() if self._store is not None else self.kernel(self.x).detach()
+        return self._kept
+
+    def _assembled(self) -> Tensor:
+        whole = torch.empty(self.shape, dtype=self.dtype, device=self.device)
+        for i, j in self._pairs():
+            part = self._tile(i, j)
+            whole[self._part(i), self._part(j)] = part
+            whole[self._part(j), self._part(i)] = part.T
+        return whole
 
     def _halves(self, v: Tensor) -> Tensor:
         """Multiply tile by tile, in float64 sums of products with the tiles' own precision."""
         total = torch.zeros_like(v)
+        whole = self._whole() if self.dense else None
         for i, j in self._pairs():
-            part = self._whole[self._part(i), self._part(j)] if self._whole is not None else self._tile(i, j)
-            upper, lower = _product(part, v[self._part(i)], v[self._part(j)], i == j)
-            total[self._part(i)] += upper
-            if lower is not None:
-                total[self._part(j)] += lower
+            rows, columns = self._part(i), self._part(j)
+            part = self._tile(i, j) if whole is None else whole[rows, columns]
+            total[rows] += part @ v[columns].to(part.dtype)
+            if i != j:
+                total[columns] += part.T @ v[rows].to(part.dtype)
         return total
 
     # -- solving
 
     def _cholesky(self, b: Tensor, jitter: float) -> Tensor:
-        whole = self._dense().double()
+        whole = self._whole().double()
         if jitter:
             whole = whole + jitter * torch.eye(len(whole), dtype=whole.dtype, device=whole.device)
         factor, failed = torch.linalg.cholesky_ex(whole)
@@ -477,8 +465,3 @@ class _Store:
 
 def _compute(kernel: Callable[..., Tensor], x1: Tensor, x2: Tensor | None) -> Tensor:
     return (kernel(x1) if x2 is None else kernel(x1, x2)).detach()
-
-
-def _product(part: Tensor, v1: Tensor, v2: Tensor, same: bool) -> tuple[Tensor, Tensor | None]:
-    upper = (part @ v2.to(part.dtype)).double()
-    return upper, None if same else (part.T @ v1.to(part.dtype)).double()

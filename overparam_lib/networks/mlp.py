@@ -8,7 +8,12 @@ from collections.abc import Sequence
 import torch
 from torch import nn
 
-from overparam_lib.networks.two_layer import _ACTIVATIONS, Activation, _require_choice, _require_positive
+from overparam_lib.networks._arguments import (
+    Activation,
+    activation_function,
+    require_inputs,
+    require_positive,
+)
 
 __all__ = ["MLP"]
 
@@ -79,13 +84,12 @@ class MLP(nn.Module):
         dtype: torch.dtype | None = None,
     ) -> None:
         super().__init__()
-        _require_positive(in_features=in_features)
+        require_positive(in_features=in_features)
         for h, width in enumerate(widths):
-            _require_positive(**{f"widths[{h}]": width})
+            require_positive(**{f"widths[{h}]": width})
         if num_outputs is not None:
-            _require_positive(num_outputs=num_outputs)
-        if not callable(activation):
-            _require_choice("activation", activation, tuple(_ACTIVATIONS))
+            require_positive(num_outputs=num_outputs)
+        activation_function(activation)  # a name that is not known is refused here
         if not (math.isfinite(weight_variance) and weight_variance > 0):
             raise ValueError(f"weight_variance must be positive and finite, got {weight_variance!r}")
         self.in_features, self.widths, self.num_outputs = in_features, tuple(widths), num_outputs
@@ -121,9 +125,8 @@ class MLP(nn.Module):
         ValueError
             If `x` is not a matrix with d columns.
         """
-        if x.ndim != 2 or x.shape[1] != self.in_features:
-            raise ValueError(f"x must have shape (n, {self.in_features}), got {tuple(x.shape)}")
-        act = self.activation if callable(self.activation) else _ACTIVATIONS[self.activation]
+        require_inputs(x, self.in_features)
+        act = activation_function(self.activation)
         *hidden, last = self.layers
         for layer in hidden:
             x = act(layer(x))

@@ -3,28 +3,25 @@ r"""The two-layer network :math:`f(x) = s\sum_r a_r\,\varphi(w_r\cdot x)`, in th
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
 from typing import Literal, NamedTuple
 
 import torch
 from torch import nn
 from torch.nn import functional as F
 
+from overparam_lib.networks._arguments import (
+    Activation,
+    activation_function,
+    require_choice,
+    require_inputs,
+    require_positive,
+)
+
 __all__ = ["Reparameterized", "TwoLayer", "reparameterize"]
 
-Activation = Callable[[torch.Tensor], torch.Tensor]
 Parameterization = Literal["standard", "ntk"]
 Layers = Literal["first", "second", "both"]
 
-_ACTIVATIONS: dict[str, Activation] = {
-    "relu": F.relu,
-    "identity": lambda z: z,
-    "quadratic": torch.square,
-    "tanh": torch.tanh,
-    "sigmoid": torch.sigmoid,
-    "erf": torch.erf,
-    "softplus": F.softplus,
-}
 _HOMOGENEOUS = ("relu", "identity")  # φ(cz) = cφ(z) for c > 0
 
 
@@ -115,17 +112,16 @@ class TwoLayer(nn.Module):
         dtype: torch.dtype | None = None,
     ) -> None:
         super().__init__()
-        _require_positive(in_features=in_features, width=width)
+        require_positive(in_features=in_features, width=width)
         if num_outputs is not None:
-            _require_positive(num_outputs=num_outputs)
-        _require_choice("parameterization", parameterization, ("standard", "ntk"))
-        _require_choice("trained", trained, ("first", "second", "both"))
+            require_positive(num_outputs=num_outputs)
+        require_choice("parameterization", parameterization, ("standard", "ntk"))
+        require_choice("trained", trained, ("first", "second", "both"))
         if not (math.isfinite(init_scale) and init_scale > 0):
             raise ValueError(f"init_scale must be positive and finite, got {init_scale!r}")
         if antisymmetric and width % 2:
             raise ValueError(f"width must be even for an antisymmetric start, got {width}")
-        if not callable(activation):
-            _require_choice("activation", activation, tuple(_ACTIVATIONS))
+        activation_function(activation)  # a name that is not known is refused here
         self.in_features, self.width, self.num_outputs = in_features, width, num_outputs
         self.activation, self.parameterization, self.init_scale = activation, parameterization, init_scale
         self.trained, self.antisymmetric = trained, antisymmetric
@@ -158,14 +154,13 @@ class TwoLayer(nn.Module):
         ValueError
             If `x` is not a matrix with d columns.
         """
-        act = self.activation if callable(self.activation) else _ACTIVATIONS[self.activation]
-        out = F.linear(act(self.preactivation(x)), self.output_weight)
+        hidden = activation_function(self.activation)(self.preactivation(x))
+        out = F.linear(hidden, self.output_weight)
         return out if self.parameterization == "standard" else out * self.output_scale
 
     def preactivation(self, x: torch.Tensor) -> torch.Tensor:
         r"""Return :math:`w_r\cdot x_i`, shape (n, m), for inputs `x` of shape (n, d)."""
-        if x.ndim != 2 or x.shape[1] != self.in_features:
-            raise ValueError(f"x must have shape (n, {self.in_features}), got {tuple(x.shape)}")
+        require_inputs(x, self.in_features)
         return x @ self.hidden_weight.T
 
     def pattern(self, x: torch.Tensor) -> torch.Tensor:
@@ -248,7 +243,7 @@ def reparameterize(model: TwoLayer, parameterization: Parameterization) -> Repar
     >>> factors
     {'hidden_weight': 8.0, 'output_weight': 1.0}
     """
-    _require_choice("parameterization", parameterization, ("standard", "ntk"))
+    require_choice("parameterization", parameterization, ("standard", "ntk"))
     if model.activation not in _HOMOGENEOUS:
         raise ValueError(
             f"model has activation {model.activation!r}; the parameterizations describe the same functions "
@@ -277,14 +272,3 @@ def _empty_like(model: TwoLayer, parameterization: Parameterization) -> TwoLayer
         device=model.hidden_weight.device,
         dtype=model.hidden_weight.dtype,
     )
-
-
-def _require_positive(**sizes: int) -> None:
-    for name, size in sizes.items():
-        if isinstance(size, bool) or not isinstance(size, int) or size < 1:
-            raise ValueError(f"{name} must be a positive integer, got {size!r}")
-
-
-def _require_choice(name: str, value: object, choices: tuple[str, ...]) -> None:
-    if value not in choices:
-        raise ValueError(f"{name} must be one of {list(choices)}, got {value!r}")
