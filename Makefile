@@ -63,7 +63,7 @@ lint: env  ## ruff
 lock: pyproject.toml  ## write requirements.lock anew, with the newest versions that pyproject.toml allows
 	rm -rf _build/lock && python3.11 -m venv _build/lock
 	_build/lock/bin/pip install -q "$$(grep '^torch==' requirements.lock)"
-	_build/lock/bin/pip install -q ".[test,book,browser,dev]"
+	_build/lock/bin/pip install -q ".[test,book,browser,cluster,dev]"
 	{ sed '/^#/!d' requirements.lock; _build/lock/bin/pip freeze --exclude overparam-lib | sed 's/^\(torch==[0-9.]*\)+.*/\1/'; } > _build/lock.txt
 	mv _build/lock.txt requirements.lock && rm -rf _build/lock
 	$(MAKE) env && $(BIN)/python -m tools.binder

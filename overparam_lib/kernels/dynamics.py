@@ -8,6 +8,8 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
+from overparam_lib.kernels.gram import Cross, Gram
+
 __all__ = ["KernelDynamics"]
 
 
@@ -33,8 +35,9 @@ class KernelDynamics:
 
     Parameters
     ----------
-    gram : Tensor of shape (n, n)
-        G, symmetric and positive semidefinite up to rounding.
+    gram : Tensor of shape (n, n), or Gram
+        G, symmetric and positive semidefinite up to rounding. A :class:`Gram` knows its kernel, and then
+        the predictions refuse another one's.
     residual : Tensor of shape (n,) or (n, k)
         :math:`\rho(0)=u(0)-y`, one column an output.
     step : float, optional
@@ -51,8 +54,8 @@ class KernelDynamics:
     Raises
     ------
     ValueError
-        If G is not symmetric positive semidefinite, shapes do not fit, something is not finite, or the step
-        is not positive.
+        If G is not symmetric positive semidefinite, shapes do not fit, something is not finite, the step is
+        not positive, or a `Gram` is too large for the memory that it was allowed.
 
     References
     ----------
@@ -68,12 +71,15 @@ class KernelDynamics:
     tensor([0.0000, 0.5625], dtype=torch.float64)
     """
 
-    def __init__(self, gram: Tensor, residual: Tensor, *, step: float | None = None) -> None:
+    def __init__(self, gram: Tensor | Gram, residual: Tensor, *, step: float | None = None) -> None:
+        self._known = gram if isinstance(gram, Gram) else None
+        if self._known is not None:
+            self._known.require_dense("the eigenbasis")
+            gram = self._known.to_dense()
         _require_gram(gram)
-        if residual.ndim not in (1, 2) or len(residual) != len(gram):
-            raise ValueError(
-                f"residual must have shape ({len(gram)},) or ({len(gram)}, k), got {tuple(residual.shape)}"
-            )
+        n = len(gram)
+        if residual.ndim not in (1, 2) or len(residual) != n:
+            raise ValueError(f"residual must have shape ({n},) or ({n}, k), got {tuple(residual.shape)}")
         if not torch.isfinite(residual).all():
             raise ValueError("residual holds NaN or infinity")
         if step is not None and not (math.isfinite(step) and step > 0):
@@ -124,13 +130,14 @@ class KernelDynamics:
         root = self.eigenvalues.sqrt()
         return self._at(t, lambda one: ((root * self._pushed(one))[:, None] * self._parts).norm())
 
-    def predict(self, cross: Tensor, initial: Tensor, t: float | Sequence[float] | Tensor) -> Tensor:
+    def predict(self, cross: Tensor | Cross, initial: Tensor, t: float | Sequence[float] | Tensor) -> Tensor:
         r"""Return the outputs on new points, :math:`f_t(x)=f_0(x)-k(x,X)\,p_t(G)\,\rho(0)`.
 
         Parameters
         ----------
-        cross : Tensor of shape (n', n)
-            :math:`k(x,X)`, the kernel of the new points with the training points.
+        cross : Tensor of shape (n', n), or Cross
+            :math:`k(x,X)`, the kernel of the new points with the training points; ``G.cross(x)`` for a Gram
+            matrix G.
         initial : Tensor of shape (n',) or (n', k)
             :math:`f_0(x)`, the outputs at the start.
         t : number or sequence of shape (T,)
@@ -144,8 +151,13 @@ class KernelDynamics:
         Raises
         ------
         ValueError
-            If shapes do not fit, or as `residual` does.
+            If shapes do not fit, `cross` is of another kernel, or of other training points, than the Gram
+            matrix, or as `residual` does.
         """
+        if isinstance(cross, Cross):
+            if self._known is not None:
+                _require_same(cross, self._known)
+            cross = cross.values
         if cross.ndim != 2 or cross.shape[1] != len(self._start):
             raise ValueError(f"cross must have shape (n', {len(self._start)}), got {tuple(cross.shape)}")
         expected = (len(cross), *self._start.shape[1:])
@@ -189,6 +201,13 @@ class KernelDynamics:
         if times.ndim == 0:
             return function(times.item())
         return torch.stack([function(one) for one in times.tolist()])
+
+
+def _require_same(cross: Cross, gram: Gram) -> None:
+    if cross.kernel != gram.kernel:
+        raise ValueError(f"cross is of the kernel {cross.kernel!r}, the Gram matrix of {gram.kernel!r}")
+    if cross.points is not gram.x and not torch.equal(cross.points, gram.x):
+        raise ValueError("cross is of other training points than the Gram matrix")
 
 
 def _require_gram(gram: Tensor) -> None:

@@ -2,6 +2,7 @@ r"""The neural tangent kernel of a network as it is, at finite width."""
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Iterable
 
 import torch
@@ -109,6 +110,21 @@ class EmpiricalNTK:
                 if x2 is None and not same:
                     out[j : j + rows, i : i + rows] = part.permute(1, 0, 3, 2)
         return out[:, :, 0, 0] if scalar else out
+
+    def fingerprint(self) -> str:
+        """Return a text that another network, or this one with other weights, does not have.
+
+        Returns
+        -------
+        str
+            The names of the parameters, and a SHA-256 of the modules, parameters and buffers.
+        """
+        digest = hashlib.sha256(f"{self.model!r}".encode())
+        digest.update(repr([module.training for module in self.model.modules()]).encode())
+        for name, value in (*self.model.named_parameters(), *self.model.named_buffers()):
+            digest.update(f"{name} {tuple(value.shape)} {value.dtype}".encode())
+            digest.update(value.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy().tobytes())
+        return f"EmpiricalNTK of {', '.join(self.names)}, {digest.hexdigest()}"
 
     def _inspect(self, x: Tensor) -> tuple[bool, int]:
         """Refuse what cannot be evaluated, find what the layers cover, and choose the rows of a block."""

@@ -1,4 +1,7 @@
-r"""Gram matrices of any size: dense where they fit, else in tiles, solved by conjugate gradients."""
+r"""Gram matrices of any size: dense where they fit, else in tiles, solved by conjugate gradients.
+
+The tiles are computed here, or on the workers of a Dask scheduler.
+"""
 
 from __future__ import annotations
 
@@ -8,20 +11,24 @@ import json
 import math
 import os
 import warnings
-from collections.abc import Callable, Iterator
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator
+from concurrent.futures import CancelledError
+from dataclasses import dataclass
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
 from torch import Tensor
 from tqdm import tqdm
 
-__all__ = ["Gram", "SingularGramError", "Solution", "gram"]
+__all__ = ["Cross", "Gram", "SingularGramError", "Solution", "gram"]
 
 _GIB = 2**30
 _PIVOTS = 500
 _CHECKPOINT = "solve.npz"
+_LOST = 3  # times that the inputs are sent out anew, if all workers that had them are gone
 
 
 class SingularGramError(ValueError):
@@ -59,6 +66,25 @@ class Solution(NamedTuple):
     iterations: int
 
 
+@dataclass(frozen=True)
+class Cross:
+    r"""The kernel of new points with those of a Gram matrix; made by :meth:`Gram.cross`.
+
+    Attributes
+    ----------
+    kernel : callable
+        The Gram matrix's kernel.
+    points : Tensor of shape (n, …)
+        X, its inputs.
+    values : Tensor of shape (n', n)
+        :math:`k(x,X)`.
+    """
+
+    kernel: Callable[..., Tensor]
+    points: Tensor
+    values: Tensor
+
+
 def gram(
     kernel: Callable[..., Tensor],
     x: Tensor,
@@ -66,12 +92,16 @@ def gram(
     max_memory: float = 4.0,
     tile: int = 2048,
     out: str | os.PathLike | None = None,
+    client: Any = None,
 ) -> Gram:
     r"""Make the Gram matrix :math:`G_{ij}=k(x_i,x_j)` of a kernel on inputs.
 
     The matrix is computed at once and kept if it fits into `max_memory`. If it does not, its upper half is
     cut into tiles, which are computed anew for each product, or, with `out`, computed once and kept on disk.
     What can be asked of the matrix is nearly the same in each case, and the answer is, up to rounding.
+
+    With `client` the tiles are computed, and multiplied, by the workers of a Dask scheduler, and the work of
+    a worker that is lost is done by another one. Vectors stay here. The inputs are sent to every worker.
 
     Parameters
     ----------
@@ -86,7 +116,12 @@ def gram(
         Rows and columns of a tile.
     out : path, optional
         Folder for the tiles, and for the state of a solve. What an earlier run of the same kernel on the same
-        inputs has left there is used, so that a run that was stopped goes on where it was.
+        inputs has left there is used, so that a run that was stopped goes on where it was. With `client` it
+        must be on a file system that the workers share.
+    client : dask.distributed.Client, optional
+        Where the tiles are computed: ``Client()`` is a cluster on this machine, ``Client(address)`` any
+        scheduler. The workers need this library; the extra ``cluster`` brings Dask. None,
+        the default, computes them in this process.
 
     Returns
     -------
@@ -96,8 +131,9 @@ def gram(
     Raises
     ------
     ValueError
-        If an argument is out of its range, the kernel has several outputs, or `out` holds the tiles of
-        another matrix.
+        If an argument is out of its range, the kernel has several outputs, `out` holds the tiles of another
+        matrix, or the kernel does not say what tells it apart from others, which `out` needs: it has
+        neither a method ``fingerprint`` nor a ``repr`` of its own.
 
     Examples
     --------
@@ -112,7 +148,9 @@ def gram(
         raise ValueError(f"max_memory must be positive, in GiB, got {max_memory!r}")
     if isinstance(tile, bool) or not isinstance(tile, int) or tile < 1:
         raise ValueError(f"tile must be a positive integer, got {tile!r}")
-    return Gram(kernel, x, max_memory=max_memory, tile=tile, out=out)
+    if client is not None and not (hasattr(client, "submit") and hasattr(client, "scatter")):
+        raise ValueError(f"client must be a dask.distributed.Client, got {client!r}")
+    return Gram(kernel, x, max_memory=max_memory, tile=tile, out=out, client=client)
 
 
 class Gram:
@@ -126,7 +164,7 @@ class Gram:
         Whether the whole matrix is kept in memory.
     """
 
-    def __init__(self, kernel, x, *, max_memory, tile, out) -> None:
+    def __init__(self, kernel, x, *, max_memory, tile, out, client) -> None:
         one = kernel(x[:1])
         if tuple(one.shape) != (1, 1):
             raise ValueError(f"kernel must have one output, it gives shape {tuple(one.shape)} for one input")
@@ -134,9 +172,9 @@ class Gram:
         self.dtype, self.device = one.dtype, one.device
         self.dense = len(x) ** 2 * one.element_size() <= max_memory * _GIB
         self._kept: Tensor | None = None
-        self._starts = range(0, len(x), tile)
-        self._tile_size = tile
         self._store = None if out is None else _Store(Path(out), self._identity(), tile)
+        self._tiles = _Tiles(kernel, x, tile, self._store)
+        self._workers = None if client is None else _Workers(client, self._tiles)
 
     def matvec(self, v: Tensor) -> Tensor:
         """Return the product with one or several vectors.
@@ -164,6 +202,22 @@ class Gram:
         """Return the whole matrix, shape (n, n), with the kernel's type, however large it is."""
         return self._whole().clone() if self.dense else self._assembled()
 
+    def cross(self, x: Tensor) -> Cross:
+        """Return the kernel of new points with those of this matrix.
+
+        Parameters
+        ----------
+        x : Tensor of shape (n', …)
+            New inputs.
+
+        Returns
+        -------
+        Cross
+            With values of shape (n', n).
+        """
+        parts = [_compute(self.kernel, x, self.x[self._tiles.part(i)]) for i in self._tiles.starts]
+        return Cross(self.kernel, self.x, torch.cat(parts, dim=1))
+
     def eigh(self) -> tuple[Tensor, Tensor]:
         r"""Return all eigenvalues, :math:`\lambda_1\ge\dots\ge\lambda_n`, and the eigenvectors as columns.
 
@@ -177,9 +231,15 @@ class Gram:
         ValueError
             If the matrix does not fit into the memory that was allowed.
         """
-        self._require_dense("eigh")
+        self.require_dense("eigh")
         values, vectors = torch.linalg.eigh(self._whole().double())
         return values.flip(0), vectors.flip(1)
+
+    def require_dense(self, what: str) -> None:
+        """Raise a ValueError, which says what for, if the matrix does not fit into the memory allowed."""
+        if not self.dense:
+            size = self.shape[0] ** 2 * torch.empty((), dtype=self.dtype).element_size() / _GIB
+            raise ValueError(f"{what} needs the whole matrix, {size:.3g} GiB; raise max_memory, or use solve")
 
     def solve(
         self, b: Tensor, *, rtol: float = 1e-6, jitter: float = 0.0, max_iterations: int = 1000
@@ -256,46 +316,37 @@ class Gram:
 
     def _identity(self) -> str:
         data = self.x.detach().cpu().contiguous().numpy().tobytes()
-        return f"{self.kernel!r} on {tuple(self.x.shape)} {self.dtype} {hashlib.sha256(data).hexdigest()}"
-
-    def _part(self, start: int) -> slice:
-        return slice(start, min(start + self._tile_size, self.shape[0]))
-
-    def _pairs(self) -> Iterator[tuple[int, int]]:
-        pairs = list(itertools.combinations_with_replacement(self._starts, 2))
-        return iter(tqdm(pairs, desc="tiles", leave=False, delay=3))
-
-    def _tile(self, i: int, j: int) -> Tensor:
-        if self._store is not None and (kept := self._store.load(i, j)) is not None:
-            return kept.to(self.device)
-        made = _compute(self.kernel, self.x[self._part(i)], None if i == j else self.x[self._part(j)])
-        if self._store is not None:
-            self._store.save(i, j, made)
-        return made
+        content = f"{tuple(self.x.shape)} {self.dtype} {hashlib.sha256(data).hexdigest()}"
+        return f"{_fingerprint(self.kernel)} on {content}"
 
     def _whole(self) -> Tensor:
         if self._kept is None:
-            self._kept = self._assembled() if self._store is not None else self.kernel(self.x).detach()
+            in_tiles = self._store is not None or self._workers is not None
+            self._kept = self._assembled() if in_tiles else _compute(self.kernel, self.x, None)
         return self._kept
 
     def _assembled(self) -> Tensor:
         whole = torch.empty(self.shape, dtype=self.dtype, device=self.device)
-        for i, j in self._pairs():
-            part = self._tile(i, j)
-            whole[self._part(i), self._part(j)] = part
-            whole[self._part(j), self._part(i)] = part.T
+        pairs = self._tiles.pairs()
+        made = self._tiles.made(pairs) if self._workers is None else self._workers.made(pairs)
+        for (i, j), part in _shown(zip(pairs, made, strict=True), len(pairs)):
+            rows, columns = self._tiles.part(i), self._tiles.part(j)
+            whole[rows, columns] = part
+            whole[columns, rows] = part.T
         return whole
 
     def _halves(self, v: Tensor) -> Tensor:
         """Multiply tile by tile, in float64 sums of products with the tiles' own precision."""
-        total = torch.zeros_like(v)
-        whole = self._whole() if self.dense else None
-        for i, j in self._pairs():
-            rows, columns = self._part(i), self._part(j)
-            part = self._tile(i, j) if whole is None else whole[rows, columns]
-            total[rows] += part @ v[columns].to(part.dtype)
-            if i != j:
-                total[columns] += part.T @ v[rows].to(part.dtype)
+        total, pairs = torch.zeros_like(v), self._tiles.pairs()
+        if self.dense:
+            products = self._tiles.products(pairs, v, self._whole())
+        else:
+            source = self._tiles if self._workers is None else self._workers
+            products = source.products(pairs, v)
+        for (i, j), (upper, lower) in _shown(zip(pairs, products, strict=True), len(pairs)):
+            total[self._tiles.part(i)] += upper
+            if lower is not None:
+                total[self._tiles.part(j)] += lower
         return total
 
     # -- solving
@@ -376,17 +427,10 @@ class Gram:
         core += 1e-8 * core.diagonal().mean() * torch.eye(len(core), dtype=core.dtype, device=core.device)
         factor = torch.linalg.cholesky(core)
         cross = torch.cat(
-            [_compute(self.kernel, self.x[self._part(i)], chosen).double() for i in self._starts]
+            [_compute(self.kernel, part, chosen).double() for part in self.x.split(self._tiles.size)]
         )
         basis = torch.linalg.solve_triangular(factor, cross.T, upper=False).T
-        diagonal = torch.cat(
-            [
-                self.kernel.diagonal(self.x[self._part(i)]).double()
-                if hasattr(self.kernel, "diagonal")
-                else self._tile(i, i).diagonal().double()
-                for i in self._starts
-            ]
-        )
+        diagonal = self._diagonal()
         rest = (
             max(((diagonal - basis.square().sum(dim=1)).mean().item()), 1e-8 * diagonal.mean().item())
             + jitter
@@ -394,6 +438,13 @@ class Gram:
         inner = basis.T @ basis + rest * torch.eye(len(core), dtype=core.dtype, device=core.device)
         inner = torch.linalg.cholesky(inner)
         return lambda v: (v - basis @ torch.cholesky_solve(basis.T @ v, inner)) / rest
+
+    def _diagonal(self) -> Tensor:
+        if hasattr(self.kernel, "diagonal"):
+            parts = [self.kernel.diagonal(part) for part in self.x.split(self._tiles.size)]
+        else:
+            parts = [self._tiles.load(i, i).diagonal() for i in self._tiles.starts]
+        return torch.cat(parts).double()
 
     # -- checks
 
@@ -406,10 +457,90 @@ class Gram:
             raise ValueError(f"{name} holds NaN or infinity")
         return v.to(self.device, torch.float64).reshape(len(v), -1)
 
-    def _require_dense(self, what: str) -> None:
-        if not self.dense:
-            size = self.shape[0] ** 2 * torch.empty((), dtype=self.dtype).element_size() / _GIB
-            raise ValueError(f"{what} needs the whole matrix, {size:.3g} GiB; raise max_memory, or use solve")
+
+class _Tiles:
+    """The upper half of the matrix in tiles, computed when asked for, or once if there is a store.
+
+    It holds all that a worker elsewhere needs. Tiles are named by their first row and column.
+    """
+
+    def __init__(self, kernel: Callable[..., Tensor], x: Tensor, size: int, store: _Store | None) -> None:
+        self.kernel, self.x, self.size, self.store = kernel, x, size, store
+        self.starts = range(0, len(x), size)
+
+    def pairs(self) -> list[tuple[int, int]]:
+        """Return the tiles' names."""
+        return list(itertools.combinations_with_replacement(self.starts, 2))
+
+    def part(self, start: int) -> slice:
+        return slice(start, min(start + self.size, len(self.x)))
+
+    def load(self, i: int, j: int) -> Tensor:
+        """Return a tile."""
+        if self.store is not None and (kept := self.store.load(i, j)) is not None:
+            return kept.to(self.x.device)
+        tile = _compute(self.kernel, self.x[self.part(i)], None if i == j else self.x[self.part(j)])
+        if self.store is not None:
+            self.store.save(i, j, tile)
+        return tile
+
+    def made(self, pairs: Iterable[tuple[int, int]]) -> Iterator[Tensor]:
+        return (self.load(i, j) for i, j in pairs)
+
+    def products(self, pairs: Iterable, v: Tensor, whole: Tensor | None = None) -> Iterator[tuple]:
+        """Yield what each tile, and its mirror image, contribute to the product with `v`."""
+        for i, j in pairs:
+            part = self.load(i, j) if whole is None else whole[self.part(i), self.part(j)]
+            yield _product(part, v[self.part(i)], v[self.part(j)], i == j)
+
+
+class _Workers:
+    """The same tiles, computed and multiplied on the workers of a Dask scheduler.
+
+    The results come in the order in which they were asked for, so that sums do not depend on who was fast.
+    What a lost worker was doing the scheduler gives to another one. Only the inputs, which no task has made,
+    are lost if all workers that had them are: they are then sent out anew.
+    """
+
+    def __init__(self, client: Any, tiles: _Tiles) -> None:
+        self.client, self.tiles, self.device = client, tiles, tiles.x.device
+        self.there: Any = None
+
+    def made(self, pairs: Iterable[tuple[int, int]]) -> Iterator[Tensor]:
+        return (tile.to(self.device) for tile in self._results(_Tiles.load, [(i, j) for i, j in pairs]))
+
+    def products(self, pairs: Iterable[tuple[int, int]], v: Tensor) -> Iterator[tuple]:
+        v, part = v.cpu(), self.tiles.part
+        tasks = [(i, j, v[part(i)].clone(), v[part(j)].clone()) for i, j in pairs]
+        for upper, lower in self._results(_loaded_product, tasks):
+            yield upper.to(self.device), None if lower is None else lower.to(self.device)
+
+    def _results(self, function: Callable, tasks: list[tuple]) -> Iterator[Any]:
+        """Yield function(tiles, *task) of each task; only so many wait for their turn as keep all busy."""
+        done, lost = 0, 0
+        while done < len(tasks):
+            threads = sum(self.client.nthreads().values())
+            waiting, rest = deque(), iter(tasks[done:])
+            try:
+                while True:
+                    for task in itertools.islice(rest, 2 * max(1, threads) - len(waiting)):
+                        waiting.append(self.client.submit(function, self._sent(), *task, pure=False))
+                    if not waiting:
+                        return
+                    result = waiting.popleft().result()
+                    lost = 0
+                    yield result
+                    done += 1
+            except CancelledError:
+                lost, self.there = lost + 1, None
+                if lost > _LOST:
+                    raise
+
+    def _sent(self) -> Any:
+        if self.there is None:
+            local = _Tiles(self.tiles.kernel, self.tiles.x.detach().cpu(), self.tiles.size, self.tiles.store)
+            self.there = self.client.scatter(local, broadcast=True, hash=False)
+        return self.there
 
 
 class _Store:
@@ -465,3 +596,28 @@ class _Store:
 
 def _compute(kernel: Callable[..., Tensor], x1: Tensor, x2: Tensor | None) -> Tensor:
     return (kernel(x1) if x2 is None else kernel(x1, x2)).detach()
+
+
+def _product(tile: Tensor, v1: Tensor, v2: Tensor, same: bool) -> tuple[Tensor, Tensor | None]:
+    upper = (tile @ v2.to(tile.dtype)).double()
+    return upper, None if same else (tile.T @ v1.to(tile.dtype)).double()
+
+
+def _loaded_product(tiles: _Tiles, i: int, j: int, v1: Tensor, v2: Tensor) -> tuple[Tensor, Tensor | None]:
+    return _product(tiles.load(i, j), v1, v2, i == j)
+
+
+def _shown(work: Iterable, count: int) -> Iterator:
+    return iter(tqdm(work, desc="tiles", total=count, leave=False, delay=3))
+
+
+def _fingerprint(kernel: Callable[..., Tensor]) -> str:
+    """Return what tells a kernel apart from others, also in another process."""
+    if hasattr(kernel, "fingerprint"):
+        return kernel.fingerprint()
+    if type(kernel).__repr__ is object.__repr__ or repr(kernel).startswith("<"):
+        raise ValueError(
+            f"out needs to know a kernel again, and {kernel!r} has neither a method fingerprint() nor a repr "
+            "that tells it apart from others"
+        )
+    return repr(kernel)

@@ -6,7 +6,7 @@ import pytest
 import torch
 from scipy.linalg import expm
 
-from overparam_lib.kernels import KernelDynamics, TwoLayerNTK
+from overparam_lib.kernels import MLPNTK, KernelDynamics, TwoLayerNTK, gram
 from overparam_lib.networks import TwoLayer
 from overparam_lib.runtime import generator
 
@@ -48,6 +48,25 @@ def test_gradient_descent(outputs, rank, share, steps):
     torch.testing.assert_close(solved.loss(steps), (features @ theta - y).square().sum() / 2, **close)
     torch.testing.assert_close(solved.distance(steps), (theta - start).norm(), **close)
     torch.testing.assert_close(solved.predict(new @ features.T, new @ start, steps), new @ theta, **close)
+
+
+def test_a_gram_matrix_knows_its_kernel():
+    g = generator(0)
+    x, new = torch.randn(6, 3, generator=g, dtype=DOUBLE), torch.randn(4, 3, generator=g, dtype=DOUBLE)
+    start, zero = torch.ones(6, dtype=DOUBLE), torch.zeros(4, dtype=DOUBLE)
+    G, kernel = gram(TwoLayerNTK(), x, tile=4), TwoLayerNTK()
+    solved, plain = KernelDynamics(G, start, step=0.5), KernelDynamics(kernel(x), start, step=0.5)
+    expected = plain.predict(kernel(new, x), zero, 7)
+    torch.testing.assert_close(solved.predict(G.cross(new), zero, 7), expected, rtol=1e-13, atol=1e-14)
+    torch.testing.assert_close(plain.predict(G.cross(new), zero, 7), expected, rtol=1e-13, atol=1e-14)
+    equal = gram(TwoLayerNTK(), x.clone())  # another object for the same matrix
+    torch.testing.assert_close(solved.predict(equal.cross(new), zero, 7), expected, rtol=1e-13, atol=1e-14)
+    with pytest.raises(ValueError, match=r"cross is of the kernel MLPNTK\(depth=1.*, the Gram matrix of Two"):
+        solved.predict(gram(MLPNTK(depth=1), x).cross(new), zero, 7)
+    with pytest.raises(ValueError, match="cross is of other training points"):
+        solved.predict(gram(TwoLayerNTK(), x + 1).cross(new), zero, 7)
+    with pytest.raises(ValueError, match="the eigenbasis needs the whole matrix"):
+        KernelDynamics(gram(TwoLayerNTK(), x, max_memory=1e-12), start)
 
 
 @pytest.mark.parametrize("rank", [None, 2])

@@ -244,11 +244,108 @@ def test_a_process_that_is_killed_leaves_whole_tiles(tmp_path):
     assert float(again.stdout.split()[-1]) == pytest.approx(expected.item(), rel=1e-7)
 
 
+def test_tiles_of_a_network_are_known_again_by_its_weights(tmp_path):
+    x, y = inputs(30), vectors(30)
+    options = {"max_memory": NOTHING, "tile": 11, "out": tmp_path}
+    net = MLP(5, (20,), generator=generator(0), dtype=DOUBLE)
+    first = gram(EmpiricalNTK(net), x, **options).matvec(y)
+    twin = MLP(5, (20,), generator=generator(0), dtype=DOUBLE)
+    assert torch.equal(gram(EmpiricalNTK(twin), x, **options).matvec(y), first)
+    for other in (EmpiricalNTK(net, ["layers.0.weight"]), EmpiricalNTK(net)):
+        with torch.no_grad():
+            net.layers[1].bias += other.names == EmpiricalNTK(net).names  # the second: other weights
+        with pytest.raises(ValueError, match="holds another matrix"):
+            gram(other, x, **options)
+
+
+def test_a_kernel_that_cannot_be_known_again_is_not_kept_on_disk(tmp_path):
+    def nameless(x1, x2=None):
+        return KERNEL(x1, x2)
+
+    class Anonymous:
+        __call__ = staticmethod(nameless)
+
+    for kernel in (nameless, Anonymous()):
+        assert gram(kernel, inputs(), max_memory=NOTHING).matvec(vectors()).shape == (60,)
+        with pytest.raises(ValueError, match="neither a method fingerprint"):
+            gram(kernel, inputs(), max_memory=NOTHING, out=tmp_path)
+
+
+# -- on the workers of a scheduler
+
+
+@pytest.fixture(scope="module")
+def client():
+    distributed = pytest.importorskip("distributed")
+    quiet = {"dashboard_address": None, "silence_logs": 50}
+    with (
+        distributed.LocalCluster(n_workers=2, threads_per_worker=1, **quiet) as cluster,
+        distributed.Client(cluster) as connected,
+    ):
+        yield connected
+
+
+@pytest.mark.slow
+def test_workers_find_the_same(client, tmp_path):
+    x, b = inputs(), vectors(k=2)
+    for options in ({}, {"out": tmp_path}):
+        local = gram(KERNEL, x, max_memory=NOTHING, tile=25)
+        spread = gram(KERNEL, x, max_memory=NOTHING, tile=25, client=client, **options)
+        assert not spread.dense
+        torch.testing.assert_close(spread.matvec(b), local.matvec(b), rtol=1e-14, atol=1e-13)
+        torch.testing.assert_close(spread.to_dense(), KERNEL(x), rtol=1e-14, atol=1e-14)
+    assert len(list(tmp_path.glob("tile-*.npy"))) == 6
+    torch.testing.assert_close(spread.solve(b, jitter=1.0).x, local.solve(b, jitter=1.0).x)
+    kept = gram(KERNEL, x, tile=25, client=client)
+    assert kept.dense
+    torch.testing.assert_close(kept.eigh()[0], gram(KERNEL, x).eigh()[0], rtol=1e-10, atol=1e-12)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("times", [1, 2])
+def test_workers_may_be_killed(client, tmp_path, times):
+    """Workers die in the midst of tiles; at the second death nobody may have the inputs any more."""
+    here = os.getpid()
+
+    class Deadly(TwoLayerNTK):
+        def __call__(self, x1, x2=None):
+            if os.getpid() != here and len(x1) > 1:
+                for life in range(times):
+                    try:
+                        (tmp_path / str(life)).touch(exist_ok=False)
+                    except FileExistsError:
+                        continue
+                    os.kill(os.getpid(), signal.SIGKILL)
+            return super().__call__(x1, x2)
+
+    x, v = inputs(), vectors()
+    with torch.no_grad():
+        found = gram(Deadly(), x, max_memory=NOTHING, tile=10, client=client).matvec(v)
+    assert len(list(tmp_path.iterdir())) == times
+    torch.testing.assert_close(found, gram(TwoLayerNTK(), x).matvec(v), rtol=1e-12, atol=1e-13)
+
+
+@pytest.mark.slow
+def test_an_error_on_a_worker_is_told(client):
+    class Broken(TwoLayerNTK):
+        def __call__(self, x1, x2=None):
+            if len(x1) > 1:
+                raise ValueError("this tile is not to be had")
+            return super().__call__(x1, x2)
+
+    with pytest.raises(ValueError, match="this tile is not to be had"):
+        gram(Broken(), inputs(), max_memory=NOTHING, tile=25, client=client).matvec(vectors())
+
+
 @pytest.mark.parametrize(
     ("make", "message"),
     [
         (lambda: gram(KERNEL, torch.ones(0, 3)), "x must hold at least one input"),
         (lambda: gram(KERNEL, inputs(), max_memory=0), "max_memory must be positive"),
+        (
+            lambda: gram(KERNEL, inputs(), client="tcp://host:8786"),
+            "client must be a dask.distributed.Client",
+        ),
         (lambda: gram(KERNEL, inputs(), tile=0), "tile must be a positive integer"),
         (lambda: gram(EmpiricalNTK(torch.nn.Linear(5, 2).double()), inputs()), "kernel must have one output"),
         (lambda: gram(KERNEL, inputs()).matvec(torch.ones(3)), r"v must have shape \(60,\) or \(60, k\)"),
