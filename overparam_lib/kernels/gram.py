@@ -359,26 +359,40 @@ class Gram:
         # The squared pivots tell how near to singular: rounding alone makes some n·eps of the diagonal.
         precision = torch.finfo(self.dtype).eps * len(whole) if not jitter else 0.0
         if failed or factor.diagonal().square().min() <= precision * whole.diagonal().max():
-            self._refuse_singular(whole)
+            raise self._singular(f"singular to its precision ({self.dtype})")
         return torch.cholesky_solve(b, factor)
 
-    def _refuse_singular(self, whole: Tensor) -> None:
-        size = whole.diagonal()
-        apart = (size[:, None] + size - 2 * whole).clamp(min=0).fill_diagonal_(math.inf)
-        row, column = divmod(int(apart.argmin()), len(whole))
-        share = (apart[row, column] / (size[row] + size[column])).item()
-        jitter = 10 * torch.finfo(self.dtype).eps * len(whole) * size.max().item()
-        near = share < 1e-6
+    def _singular(self, how: str) -> SingularGramError:
+        """Return the error that names the two inputs whose rows are nearest, if they are the reason."""
+        (row, column), apart = self._nearest()
+        jitter = 10 * torch.finfo(self.dtype).eps * self.shape[0] * self._diagonal().max().item()
+        near = apart < 1e-6
         why = (
             f"inputs {row} and {column} coincide, or nearly so"
             if near
-            else "its features are linearly dependent, though no two inputs coincide"
+            else "its features are linearly dependent, or nearly so, though no two inputs coincide"
         )
-        raise SingularGramError(
-            f"the Gram matrix is singular to its precision ({self.dtype}): {why}. Remove what is redundant, "
-            f"or solve with a jitter such as {jitter:.1g}",
+        return SingularGramError(
+            f"the Gram matrix is {how}: {why}. Remove what is redundant, or solve with a jitter such as "
+            f"{jitter:.1g}",
             (row, column) if near else None,
         )
+
+    def _nearest(self) -> tuple[tuple[int, int], float]:
+        r"""Find the two inputs with the least :math:`|\phi(x)-\phi(x')|^2/(|\phi(x)|^2+|\phi(x')|^2)`."""
+        size, best = self._diagonal(), ((0, 0), math.inf)
+        pairs = self._tiles.pairs()
+        for i, j in _shown(pairs, len(pairs)):
+            rows, columns = self._tiles.part(i), self._tiles.part(j)
+            tile = self._whole()[rows, columns] if self.dense else self._tiles.load(i, j)
+            total = size[rows, None] + size[columns]
+            apart = (total - 2 * tile.double()) / total
+            if i == j:
+                apart.fill_diagonal_(math.inf)
+            row, column = divmod(int(apart.argmin()), apart.shape[1])
+            if (share := apart[row, column].item()) < best[1]:
+                best = ((i + row, j + column), share)
+        return best
 
     def _gradients(self, b: Tensor, rtol: float, jitter: float, most: int) -> tuple[Tensor, int]:
         """Conjugate gradients, each column with its own step; the state is kept after each iteration."""
@@ -395,15 +409,15 @@ class Gram:
         while (state["r"].norm(dim=0) > target).any():
             if state["done"] >= most:
                 left = (state["r"].norm(dim=0) / b.norm(dim=0)).max().item()
-                raise SingularGramError(
-                    f"conjugate gradients reached the relative residual {left:.2g} in {most} iterations, not "
-                    f"{rtol:.2g}: the matrix is too nearly singular; give a jitter, or more iterations"
+                raise self._singular(
+                    f"too nearly singular for conjugate gradients, which reached the relative residual "
+                    f"{left:.2g} in {most} iterations, not {rtol:.2g} (more iterations may serve)"
                 )
             p = state["p"]
             image = self.matvec(p) + jitter * p
             curvature = (p * image).sum(dim=0)
             if (curvature < 0).any():
-                raise SingularGramError("the matrix is not positive definite to its precision; give a jitter")
+                raise self._singular(f"not positive definite to its precision ({self.dtype})")
             step = torch.where(curvature > 0, state["rz"] / curvature.clamp(min=1e-300), 0.0)
             x, r = state["x"] + step * p, state["r"] - step * image
             z = precondition(r)
