@@ -10,27 +10,22 @@ from typing import Literal
 import torch
 from torch import Tensor
 
-from overparam_lib.kernels.arc_cosine import Angles, angles, deficit_of_kappa1, kappa0, kappa1
+from overparam_lib.kernels.arc_cosine import Angles, Layers, angles, kappa0, kappa1
 
 __all__ = ["AnalyticKernel", "MLPNTK", "TwoLayerNTK"]
 
-# Tiles of this many rows and columns: their dozen temporaries stay near the processor.
-_TILE = 512
+# Blocks of this many rows and columns: their few temporaries stay near the processor's cores. Elsewhere it
+# takes large ones to keep the device busy.
+_BLOCK = {"cpu": (256, 512)}
+_LARGE_BLOCK = (4096, 4096)
 
 
 class _Rows:
-    """Inputs in float64, as norms and unit rows."""
+    """Inputs in float64, as norms and unit rows; others than finite, nonzero rows are refused."""
 
-    def __init__(self, x: Tensor) -> None:
-        x = x.double()
-        self.norms = torch.linalg.vector_norm(x, dim=1)
-        self.unit = x / self.norms[:, None]
-
-    def tile(self, part: slice) -> _Rows:
-        """Return some of the rows."""
-        rows = object.__new__(_Rows)
-        rows.norms, rows.unit = self.norms[part], self.unit[part]
-        return rows
+    def __init__(self, name: str, x: Tensor) -> None:
+        self.norms = _norms(name, x)
+        self.unit = x.double() / self.norms[:, None]
 
 
 class AnalyticKernel(ABC):
@@ -81,28 +76,25 @@ class AnalyticKernel(ABC):
         """Evaluate the kernel for angles of shape (n1, n2) and norms of shapes (n1, 1) and (1, n2)."""
 
     def _evaluate(self, x1: Tensor, x2: Tensor | None, function) -> Tensor:
-        _require_inputs("x1", x1)
+        first = _Rows("x1", x1)
+        second = first if x2 is None else _Rows("x2", x2)
         if x2 is not None:
-            _require_inputs("x2", x2)
             _require_fit(x1, x2)
-        first = _Rows(x1)
-        second = first if x2 is None else _Rows(x2)
-        out = x1.new_empty(len(x1), len(second.norms))
-        for i in _tiles(len(x1)):
-            for j in _tiles(len(second.norms)):
-                if x2 is None and j.start < i.start:
-                    continue
-                one, two = first.tile(i), second.tile(j)
-                angle = angles(one.unit, two.unit, x1.dtype, same=x2 is None and i == j)
-                norms = one.norms[:, None].to(x1.dtype), two.norms[None, :].to(x1.dtype)
-                out[i, j] = function(angle, *norms)
+        n1, n2 = len(x1), len(second.norms)
+        out = x1.new_empty(n1, n2)
+        rows, columns = _BLOCK.get(x1.device.type, _LARGE_BLOCK)
+        for i in _parts(0, n1, rows):
+            for j in _parts(i.start if x2 is None else 0, n2, columns):
+                diagonal = x2 is None and i.start == j.start  # it begins in the block's corner
+                angle = angles(first.unit[i], second.unit[j], x1.dtype, same=diagonal)
+                norms = first.norms[i, None].to(x1.dtype), second.norms[None, j].to(x1.dtype)
+                out[i, j] = block = function(angle, *norms)
                 if x2 is None:
-                    out[j, i] = out[i, j].triu().add_(out[i, j].triu(1).T) if i == j else out[i, j].T
+                    out[j, i] = block.T
+                if diagonal:
+                    square = out[i, i]
+                    square.copy_(square.triu().add_(square.triu(1).T))  # symmetric to the last digit
         return out
-
-    def _norms(self, x: Tensor) -> Tensor:
-        _require_inputs("x", x)
-        return torch.linalg.vector_norm(x.double(), dim=1)
 
 
 @dataclass(frozen=True)
@@ -155,7 +147,7 @@ class TwoLayerNTK(AnalyticKernel):
 
     def diagonal(self, x: Tensor) -> Tensor:
         r"""Return :math:`\|x\|^2/2`, or :math:`\|x\|^2` if both layers are trained; shape (n,)."""
-        return (self._norms(x).square() * (1.0 if self.trained == "both" else 0.5)).to(x.dtype)
+        return (_norms("x", x).square() * (1.0 if self.trained == "both" else 0.5)).to(x.dtype)
 
     def _tile(self, angle: Angles, norms1: Tensor, norms2: Tensor) -> Tensor:
         value = 0.0
@@ -237,7 +229,7 @@ class MLPNTK(AnalyticKernel):
 
     def diagonal(self, x: Tensor) -> Tensor:
         r"""Return :math:`\Theta^{(L)}(x,x)`, shape (n,)."""
-        variance = self._norms(x).square() + self.bias_variance
+        variance = _norms("x", x).square() + self.bias_variance
         kernel = variance
         for _ in range(self.depth):
             variance = self.weight_variance / 2 * variance + self.bias_variance
@@ -248,28 +240,26 @@ class MLPNTK(AnalyticKernel):
         return self._recursion(angle, norms1, norms2)[1]
 
     def _recursion(self, angle: Angles, norms1: Tensor, norms2: Tensor) -> tuple[Tensor, Tensor]:
+        r"""Return :math:`\Sigma^{(L)}` and :math:`\Theta^{(L)}`, from the angles of the inputs."""
         half, bias = self.weight_variance / 2, self.bias_variance
         size1, size2 = norms1, norms2  # √Σ(x,x)
-        covariance = (size1 * size2).mul(angle.cos).add_(bias)
         if bias:
-            angle, size1, size2 = _with_bias(angle, size1, size2, bias)
-        kernel = covariance
-        for layer in range(self.depth):
-            deficit = deficit_of_kappa1(angle)
+            squared, size1, size2 = _with_bias(angle.deficit / 2, size1, size2, bias)
+            angle = Angles(2 * squared, 2 - 2 * squared)
+        layers = Layers(angle)
+        for _ in range(self.depth):
+            layers.advance()
             size1, size2 = math.sqrt(half) * size1, math.sqrt(half) * size2
-            covariance = (1 - deficit).mul_(size1).mul_(size2).add_(bias)
-            kernel = torch.addcmul(
-                covariance, angle.supplement, kernel, value=half / math.pi
-            )  # κ₀ = (π − θ)/π
-            if layer + 1 < self.depth:
-                angle = Angles.acute(deficit)
-                if bias:
-                    angle, size1, size2 = _with_bias(angle, size1, size2, bias)
-        return covariance, kernel
+            if bias:
+                layers.squared, new1, new2 = _with_bias(layers.squared, size1, size2, bias)
+                layers.kernel.mul_(size1 / new1).mul_(size2 / new2)
+                size1, size2 = new1, new2
+            layers.finish()
+        return layers.cos.mul_(size1).mul_(size2), layers.kernel.mul_(size1).mul_(size2)
 
 
-def _with_bias(angle: Angles, size1: Tensor, size2: Tensor, bias: float) -> tuple[Angles, Tensor, Tensor]:
-    r"""Return angle and sizes after a bias has added the same number to all covariances.
+def _with_bias(squared: Tensor, size1: Tensor, size2: Tensor, bias: float) -> tuple[Tensor, Tensor, Tensor]:
+    r"""Return :math:`\sin^2(\theta'/2)` and sizes after a bias has added the same number to all covariances.
 
     With :math:`A=s_1s_2` before and :math:`N=\sqrt{(s_1^2+b)(s_2^2+b)}` after,
 
@@ -280,27 +270,34 @@ def _with_bias(angle: Angles, size1: Tensor, size2: Tensor, bias: float) -> tupl
     new1, new2 = (size1.square() + bias).sqrt(), (size2.square() + bias).sqrt()
     product, new = size1 * size2, new1 * new2
     gap = bias * (size1 - size2).square() / (new + product + bias)
-    deficit = (gap + product * angle.deficit) / new
-    return Angles.of(deficit, 2 - deficit), new1, new2
+    return (gap / 2 + product * squared) / new, new1, new2
 
 
-def _tiles(count: int) -> list[slice]:
-    return [slice(start, min(start + _TILE, count)) for start in range(0, count, _TILE)]
+def _parts(start: int, stop: int, size: int) -> list[slice]:
+    return [slice(at, min(at + size, stop)) for at in range(start, stop, size)]
 
 
-def _require_inputs(name: str, x: Tensor) -> None:
+def _norms(name: str, x: Tensor) -> Tensor:
+    """Check the inputs, and return their norms, float64, shape (n,)."""
     if x.ndim != 2 or 0 in x.shape:
         raise ValueError(f"{name} must be a matrix of inputs, shape (n, d), got shape {tuple(x.shape)}")
     if x.dtype not in (torch.float32, torch.float64):
         raise ValueError(f"{name} must be float32 or float64, got {x.dtype}")
-    if not torch.isfinite(x).all():
-        bad = (~torch.isfinite(x)).any(dim=1).nonzero()[:5, 0].tolist()
-        raise ValueError(f"{name} holds NaN or infinity, in rows {bad}")
-    if not (nonzero := x.any(dim=1)).all():
-        bad = (~nonzero).nonzero()[:5, 0].tolist()
-        raise ValueError(
-            f"{name} has rows of zeros, {bad}: they have no angle; remove them, or append a constant"
-        )
+    norms = torch.linalg.vector_norm(x, dim=1, dtype=torch.float64)
+    if not (torch.isfinite(norms) & (norms > 0)).all():
+        raise ValueError(f"{name} {_fault(x, norms)}")
+    return norms
+
+
+def _fault(x: Tensor, norms: Tensor) -> str:
+    def rows(bad: Tensor) -> list[int]:
+        return bad.nonzero()[:5, 0].tolist()
+
+    if found := rows(~torch.isfinite(x).all(dim=1)):
+        return f"holds NaN or infinity, in rows {found}"
+    if found := rows(torch.isinf(norms)):
+        return f"has rows whose norm overflows, {found}: scale them"
+    return f"has rows of zeros, {rows(norms == 0)}: they have no angle; remove them, or append a constant"
 
 
 def _require_fit(x1: Tensor, x2: Tensor) -> None:

@@ -13,57 +13,55 @@ cosine is kept here: what is kept is the deficit :math:`1-\cos\theta`, which has
 from __future__ import annotations
 
 import math
-from typing import NamedTuple
 
 import torch
 from torch import Tensor
 
-__all__ = ["Angles", "angles", "deficit_of_kappa1", "kappa0", "kappa1"]
+__all__ = ["Angles", "Layers", "angles", "kappa0", "kappa1"]
 
 # A float64 inner product of unit rows is wrong by some 1e-16, hence an angle θ by some 1e-16/θ. Below this
 # deficit, θ = 0.014, the rows are subtracted instead: their difference has hardly any error.
 _NEAR = 1e-4
+_OBTUSE = 1.8  # from this deficit on, θ = 143°, the angle to the opposite row is measured instead
 _PAIRS_AT_ONCE = 1 << 22  # numbers in the differences held at once: 32 MB
 
 
-class Angles(NamedTuple):
-    r"""The angles :math:`\theta_{ij}` between the rows of two matrices, each number to its last digits.
+class Angles:
+    r"""The angles :math:`\theta_{ij}` between the rows of two matrices; what is asked of them is computed.
 
-    Attributes
+    Parameters
     ----------
     deficit : Tensor of shape (n1, n2)
         :math:`1-\cos\theta_{ij}`, with a small relative error also for tiny angles.
-    cos, sin : Tensor of shape (n1, n2)
-        :math:`\cos\theta_{ij}` and :math:`\sin\theta_{ij}`.
-    theta, supplement : Tensor of shape (n1, n2)
-        :math:`\theta_{ij}\in[0,\pi]` and :math:`\pi-\theta_{ij}`, each exact where it is tiny.
+    excess : Tensor of shape (n1, n2), optional
+        :math:`1+\cos\theta_{ij}`, with a small relative error also for angles near :math:`\pi`. It may be
+        left out if none is.
     """
 
-    deficit: Tensor
-    cos: Tensor
-    sin: Tensor
-    theta: Tensor
-    supplement: Tensor
+    def __init__(self, deficit: Tensor, excess: Tensor | None = None) -> None:
+        self.deficit, self.excess = deficit, excess
 
-    @classmethod
-    def of(cls, deficit: Tensor, excess: Tensor) -> Angles:
-        r"""Return the angles with given :math:`1-\cos\theta` and :math:`1+\cos\theta`, both exact."""
-        acute = deficit <= excess
-        nearer = _angle(torch.where(acute, deficit, excess))  # to the row, or to its opposite
-        farther = math.pi - nearer
-        return cls(
-            deficit,
-            torch.where(acute, 1 - deficit, excess - 1),
-            (deficit * excess).sqrt_(),
-            torch.where(acute, nearer, farther),
-            torch.where(acute, farther, nearer),
-        )
+    @property
+    def cos(self) -> Tensor:
+        r""":math:`\cos\theta_{ij}`."""
+        if self.excess is None:
+            return 1 - self.deficit
+        return torch.where(self.deficit <= self.excess, 1 - self.deficit, self.excess - 1)
 
-    @classmethod
-    def acute(cls, deficit: Tensor) -> Angles:
-        r"""Return the angles with given :math:`1-\cos\theta\le1`: those of all layers but the first."""
-        theta = _angle(deficit)
-        return cls(deficit, 1 - deficit, (2 - deficit).mul_(deficit).sqrt_(), theta, math.pi - theta)
+    @property
+    def half(self) -> Tensor:
+        r""":math:`\theta_{ij}/2`, from :math:`1-\cos\theta=2\sin^2(\theta/2)`."""
+        if self.excess is None:
+            return (self.deficit / 2).sqrt_().asin_()
+        acute = self.deficit <= self.excess  # else the angle to the opposite row is measured
+        nearer = (torch.where(acute, self.deficit, self.excess) / 2).sqrt_().asin_()
+        return torch.where(acute, nearer, math.pi / 2 - nearer)
+
+    @property
+    def half_sin(self) -> Tensor:
+        r""":math:`\frac12\sin\theta_{ij}`."""
+        excess = 2 - self.deficit if self.excess is None else self.excess
+        return (self.deficit * excess).sqrt_().div_(2)
 
 
 def angles(u1: Tensor, u2: Tensor, dtype: torch.dtype | None = None, *, same: bool = False) -> Angles:
@@ -89,38 +87,82 @@ def angles(u1: Tensor, u2: Tensor, dtype: torch.dtype | None = None, *, same: bo
         With matrices of shape (n1, n2).
     """
     cos = u1 @ u2.T
+    single = dtype == torch.float32
+    if single and cos.min() > 1 - _OBTUSE:
+        deficit = cos.neg_().add_(1).clamp_(min=0).float()
+        return Angles(deficit.fill_diagonal_(0) if same else deficit)
     deficit, excess = (1 - cos).clamp_(min=0), cos.add_(1).clamp_(min=0)
-    if dtype in (None, torch.float64):
+    if not single:
         _subtract_rows(deficit, excess, u1, u2)
         _subtract_rows(excess, deficit, u1, -u2)
     if same:
         deficit.fill_diagonal_(0)
         excess.fill_diagonal_(2)
-    return Angles.of(deficit.to(dtype or torch.float64), excess.to(dtype or torch.float64))
+    return Angles(deficit.float(), excess.float()) if single else Angles(deficit, excess)
 
 
 def kappa0(angle: Angles) -> Tensor:
     r"""Return :math:`\kappa_0=(\pi-\theta)/\pi`."""
-    return angle.supplement / math.pi
+    return torch.rsub(angle.half, 1, alpha=2 / math.pi)
 
 
 def kappa1(angle: Angles) -> Tensor:
     r"""Return :math:`\kappa_1=(\sin\theta+(\pi-\theta)\cos\theta)/\pi`."""
-    return torch.addcmul(angle.sin, angle.supplement, angle.cos).div_(math.pi)
+    return (angle.cos * kappa0(angle)).add_(angle.half_sin, alpha=2 / math.pi)
 
 
-def deficit_of_kappa1(angle: Angles) -> Tensor:
-    r"""Return :math:`1-\kappa_1=(1-\cos\theta)-(\sin\theta-\theta\cos\theta)/\pi`, exact for tiny angles too.
+class Layers:
+    r"""Covariance and tangent kernel of a deep ReLU network, layer after layer, each divided by its scale.
 
-    With it a deep network's recursion carries deficits: the cosine of the next layer is :math:`\kappa_1`.
+    With :math:`N` the product of the sizes of the two inputs in the layer, :math:`\cos\theta=\Sigma/N`. A
+    layer makes
+
+    .. math:: \frac\Theta N\to\kappa_0\,\frac\Theta N, \qquad
+        1-\cos\theta\to1-\kappa_1=(1-\cos\theta)-\tfrac1\pi(\sin\theta-\theta\cos\theta),
+
+    exact for tiny angles too, then perhaps a bias is added to all covariances, and at last
+    :math:`\Theta/N` grows by the new cosine. All is computed in place: new memory for each of the dozen
+    operations would take longer than they do.
+
+    Parameters
+    ----------
+    angle : Angles
+        Those of the inputs. Its deficit is changed.
+
+    Attributes
+    ----------
+    squared : Tensor of shape (n1, n2)
+        :math:`\sin^2(\theta/2)=\frac12(1-\cos\theta)` of the layer.
+    kernel : Tensor of shape (n1, n2)
+        :math:`\Theta/N`.
     """
-    part = torch.addcmul(angle.sin, angle.theta, angle.cos, value=-1)
-    return torch.sub(angle.deficit, part, alpha=1 / math.pi).clamp_(0, 1)
 
+    def __init__(self, angle: Angles) -> None:
+        self._angle: Angles | None = angle if angle.excess is not None else None
+        self._cos = angle.cos
+        self.kernel = self._cos.clone()
+        self.squared = angle.deficit.div_(2) if self._angle is None else angle.deficit / 2
+        self._sin, self._half = torch.empty_like(self.squared), torch.empty_like(self.squared)
 
-def _angle(deficit: Tensor) -> Tensor:
-    # 1 - cos θ = 2 sin²(θ/2)
-    return (deficit / 2).sqrt_().asin_().mul_(2)
+    def advance(self) -> None:
+        """Pass through a layer."""
+        if self._angle is None:  # not near π
+            half = torch.sqrt(self.squared, out=self._half).asin_()
+            sin = torch.addcmul(self.squared, self.squared, self.squared, value=-1, out=self._sin).sqrt_()
+        else:  # only the first layer has angles beyond π/2
+            half, sin, self._angle = self._angle.half, self._angle.half_sin, None
+        self.kernel.addcmul_(self.kernel, half, value=-2 / math.pi)  # κ₀ = 1 − θ/π
+        self.squared.sub_(sin.addcmul_(half, self._cos, value=-1), alpha=1 / math.pi).clamp_(min=0)
+
+    def finish(self) -> None:
+        """Add the cosine, when the layer's angles are settled."""
+        torch.sub(self.squared.new_ones(()), self.squared, alpha=2, out=self._cos)
+        self.kernel.add_(self._cos)
+
+    @property
+    def cos(self) -> Tensor:
+        r""":math:`\cos\theta=\Sigma/N` of the layer that was finished."""
+        return self._cos
 
 
 def _subtract_rows(deficit: Tensor, excess: Tensor, u1: Tensor, u2: Tensor) -> None:

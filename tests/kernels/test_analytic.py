@@ -182,7 +182,7 @@ def test_a_wide_network_has_this_kernel(layers):
 def test_the_matrix_does_not_depend_on_tiles(kernel, monkeypatch):
     x = torch.randn(23, 5, generator=generator(0), dtype=DOUBLE)
     whole = kernel(x)
-    monkeypatch.setattr("overparam_lib.kernels.analytic._TILE", 7)
+    monkeypatch.setattr("overparam_lib.kernels.analytic._BLOCK", {"cpu": (7, 11)})
     torch.testing.assert_close(kernel(x), whole, rtol=1e-14, atol=1e-14)
     torch.testing.assert_close(kernel(x[:9], x), whole[:9], rtol=1e-14, atol=1e-14)
 
@@ -220,6 +220,7 @@ def test_a_kernel_is_its_parameters():
         (torch.ones(2, 3).half(), None, "x1 must be float32 or float64, got torch.float16"),
         (torch.tensor([[1.0], [math.nan]]), None, r"x1 holds NaN or infinity, in rows \[1\]"),
         (torch.tensor([[1.0], [0.0]]), None, r"x1 has rows of zeros, \[1\]"),
+        (torch.full((2, 3), 1e200, dtype=DOUBLE), None, r"x1 has rows whose norm overflows, \[0, 1\]"),
         (torch.ones(2, 3), torch.ones(2, 4), "x2 must have the 3 columns of x1"),
         (torch.ones(2, 3), torch.ones(2, 3, dtype=DOUBLE), "x2 must have the type of x1, torch.float32"),
         (torch.ones(2, 3), torch.zeros(1, 3), r"x2 has rows of zeros, \[0\]"),
