@@ -22,7 +22,7 @@ __all__ = ["AssumptionReport", "ClusteredMixture", "ClusteredSample", "check_ass
 # Below 0.3 the few points of a sample could span less than the 0.2 that is promised.
 _USUAL_RATIO, _LEAST_RATIO = 0.6, 0.3
 _STARTS = 4
-_UNIT_NORM_TOLERANCE = 1e-5
+_TOLERANCE = 1e-5  # of unit norms and antipodes, which float32 gives to about 1e-7
 _EXACT = "donot_use_mm_for_euclid_dist"
 
 
@@ -47,8 +47,8 @@ class ClusteredSample(NamedTuple):
 class ClusteredMixture:
     r"""A distribution of K classes, each an equal mixture of q components in :math:`\mathbb{R}^d`.
 
-    Made by :meth:`separated`, which meets the assumptions of the theorem, or by :meth:`gaussian`,
-    the mixture of the paper's experiment, which does not.
+    Made by :meth:`separated`, which meets the theorem's assumptions A1 and A2 (and A3 where there is
+    room), or by :meth:`gaussian`, the mixture of the paper's experiment, which does not.
 
     Attributes
     ----------
@@ -102,7 +102,7 @@ class ClusteredMixture:
         device: torch.device | str | None = None,
         dtype: torch.dtype | None = None,
     ) -> ClusteredMixture:
-        r"""Build the theorem's distribution: unit-norm points in small components, classes Δ apart.
+        r"""Build data for the theorem: unit-norm points in small components, classes Δ apart.
 
         .. math::
             \|x\| = 1, \qquad
@@ -123,6 +123,10 @@ class ClusteredMixture:
         the last resort at one point; the result is drawn together until two classes are at the required
         distance. With one class any separation is vacuous and only sets the diameter; the centres are
         random.
+
+        These are the assumptions A1 and A2. A3, which keeps classes away from each other's antipodes,
+        holds as well if Kq ≤ d and Δ ≤ 1.3: two points of the simplex at distance c have
+        :math:`\|x + x'\| = \sqrt{4 - c^2}`. Elsewhere it may fail, and :meth:`check_assumptions` tells.
 
         Parameters
         ----------
@@ -301,12 +305,16 @@ class AssumptionReport:
         Number of components of a class, q.
     norms : tuple of two floats
         Smallest and largest norm of a point.
+    antipodal_separation : float
+        Smallest distance of a point from the antipode -x of a point of another class; infinite if there
+        is one class.
     """
 
     separation: float
     diameters: tuple[float, ...]
     components_per_class: int
     norms: tuple[float, float]
+    antipodal_separation: float
 
     @property
     def largest_diameter(self) -> float:
@@ -336,12 +344,23 @@ class AssumptionReport:
     @property
     def unit_norm(self) -> bool:
         """Whether every point has norm 1, to within 1e-5 (A2)."""
-        return max(1 - self.norms[0], self.norms[1] - 1) <= _UNIT_NORM_TOLERANCE
+        return max(1 - self.norms[0], self.norms[1] - 1) <= _TOLERANCE
+
+    @property
+    def needed_from_antipodes(self) -> float:
+        """Least antipodal separation that A3 accepts: the least Δ that A1 leaves, 8q times a diameter."""
+        least = 8 * self.components_per_class * self.largest_diameter
+        return max(min(least, self.separation), _TOLERANCE)
+
+    @property
+    def antipodes_apart(self) -> bool:
+        """Whether points keep away from the antipodes of other classes, with a Δ that A1 leaves (A3)."""
+        return self.antipodal_separation >= self.needed_from_antipodes
 
     @property
     def holds(self) -> bool:
-        """Whether all the assumptions hold on the sample."""
-        return self.separated and self.small_components and self.unit_norm
+        """Whether all the assumptions hold on the sample, with one Δ."""
+        return self.separated and self.small_components and self.unit_norm and self.antipodes_apart
 
     def __str__(self) -> str:
         """Give one line an assumption, with its numbers to three digits."""
@@ -353,6 +372,9 @@ class AssumptionReport:
             f"ratio {self.diameter_ratio:.3g}, q = {self.components_per_class})",
             f"A2, unit norm:        {verdict[self.unit_norm]} "
             f"(norms {self.norms[0]:.3g} to {self.norms[1]:.3g})",
+            f"A3, antipodes apart:  {verdict[self.antipodes_apart]} "
+            f"(antipodal separation {self.antipodal_separation:.3g}, "
+            f"needed {self.needed_from_antipodes:.3g})",
         )
         return "\n".join(lines)
 
@@ -360,11 +382,17 @@ class AssumptionReport:
 def check_assumptions(
     sample: ClusteredSample, *, components_per_class: int | None = None
 ) -> AssumptionReport:
-    r"""Measure how far a sample meets the theorem's assumptions A1 and A2.
+    r"""Measure how far a sample meets the theorem's assumptions A1, A2 and A3.
 
     .. math::
         Δ = \min_{y_i \ne y_j} \|x_i - x_j\|, \qquad
-        \max_s \operatorname{diam}\{x_i : i \in s\} \le \frac{Δ}{8q}, \qquad \|x_i\| = 1 .
+        \max_s \operatorname{diam}\{x_i : i \in s\} \le \frac{Δ}{8q}, \qquad \|x_i\| = 1, \qquad
+        \min_{y_i \ne y_j} \|x_i + x_j\| \ge Δ_3 .
+
+    A1 and A3 ask for one number, at most the two least distances and at least 8q times the largest
+    diameter D. A1 is judged with the largest that it could be, Δ, and A3 with the smallest,
+    :math:`Δ_3 = \min(8qD, Δ)`; so both hold if and only if there is one that serves both. Points
+    within 1e-5 of being antipodes count as antipodes.
 
     A sample can refute the assumptions of its distribution but not prove them: a larger one has a
     smaller Δ and larger diameters.
@@ -379,7 +407,7 @@ def check_assumptions(
     Returns
     -------
     AssumptionReport
-        The measured separation, diameters and norms, and what they say. Distances have a relative
+        The measured separations, diameters and norms, and what they say. Distances have a relative
         error of at most about 1e-8; the cost is n² distances, in blocks.
 
     Raises
@@ -390,7 +418,8 @@ def check_assumptions(
 
     References
     ----------
-    Li & Liang 2018, assumptions A1 (with λ = 1/(8q)) and A2.
+    Li & Liang 2018, assumptions A1 (with λ = 1/(8q)) and A2. A3 is the book's: without biases the
+    odd part of a network is linear, and some data with A1 and A2 are out of its reach.
 
     Examples
     --------
@@ -399,19 +428,21 @@ def check_assumptions(
     A1, classes apart:    holds (separation 1.41)
     A1, small components: holds (largest diameter 0, allowed 0.177, ratio 0, q = 1)
     A2, unit norm:        holds (norms 1 to 1)
+    A3, antipodes apart:  holds (antipodal separation 1.41, needed 1e-05)
     """
     x, y, component = _checked_sample(sample)
     seen = int(_components_by_class(y, component).max())
     q = seen if components_per_class is None else _count("components_per_class", components_per_class)
     if q < seen:
         raise ValueError(f"components_per_class={q}, but a class of the sample has {seen} components")
-    separation, diameters = _extreme_distances(x, y, component)
+    separation, antipodal, diameters = _extreme_distances(x, y, component)
     norms = x.norm(dim=1)
     return AssumptionReport(
         separation=separation,
         diameters=tuple(diameters.tolist()),
         components_per_class=q,
         norms=(norms.min().item(), norms.max().item()),
+        antipodal_separation=antipodal,
     )
 
 
@@ -462,27 +493,37 @@ def _components_by_class(y: Tensor, component: Tensor) -> Tensor:
     return pairs[:, 0].unique(return_counts=True)[1]
 
 
-def _extreme_distances(x: Tensor, y: Tensor, component: Tensor, block: int = 256) -> tuple[float, Tensor]:
-    """Return the smallest distance between classes and the largest within each component."""
+def _extreme_distances(
+    x: Tensor, y: Tensor, component: Tensor, block: int = 256
+) -> tuple[float, float, Tensor]:
+    """Return the least distance between classes, that from antipodes, and the diameters of the components."""
     component = component.unique(return_inverse=True)[1]
-    separation, diameters = math.inf, x.new_zeros(int(component.max()) + 1)
+    separation, antipodal, diameters = math.inf, math.inf, x.new_zeros(int(component.max()) + 1)
     for start in range(0, len(x), block):
         rows, rest = slice(start, start + block), slice(start, None)
-        distances = _distances(x[rows], x[rest])
         other_class = y[rows, None] != y[rest]
+        distances = _distances(x[rows], x[rest])
         separation = min(separation, distances.where(other_class, math.inf).min().item())
         widest = distances.where(component[rows, None] == component[rest], 0).amax(dim=1)
         diameters.scatter_reduce_(0, component[rows], widest, "amax")
-    return separation, diameters
+        del distances  # so that one such block is held at a time
+        distances = _distances(-x[rows], x[rest], same=False)
+        antipodal = min(antipodal, distances.where(other_class, math.inf).min().item())
+    return separation, antipodal, diameters
 
 
-def _distances(rows: Tensor, points: Tensor) -> Tensor:
-    """Return the distances of the first points to all of them, those of near points by differences."""
+def _distances(rows: Tensor, points: Tensor, same: bool = True) -> Tensor:
+    """Return the distances of rows to points, those of near ones by differences.
+
+    With ``same`` the rows are the first points, whose distance from themselves is 0.
+    """
     distances = torch.cdist(rows, points, compute_mode="use_mm_for_euclid_dist")
     # Much faster, but it loses 1e-16 of the squared norms: too much where the distance is far smaller.
-    if (distances.fill_diagonal_(math.inf) < 1e-3 * points.norm(dim=1).max()).any():
+    if same:
+        distances.fill_diagonal_(math.inf)
+    if (distances < 1e-3 * points.norm(dim=1).max()).any():
         distances = torch.cdist(rows, points, compute_mode=_EXACT)
-    return distances.fill_diagonal_(0)
+    return distances.fill_diagonal_(0) if same else distances
 
 
 def _normal(generator: torch.Generator, *shape: int, device: str | None = "cpu") -> Tensor:

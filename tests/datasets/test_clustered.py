@@ -36,6 +36,20 @@ def measured(sample):
     return across.min() if across.size else math.inf, diameters
 
 
+def antipodal(sample):
+    """Return the least length of x + x' over pairs of different classes, from all sums of a point at once."""
+    x, y = sample.x.double().numpy(), sample.y.numpy()
+    sums = (np.linalg.norm(x + point, axis=1)[y != own] for point, own in zip(x, y, strict=True))
+    return min((lengths.min() for lengths in sums if lengths.size), default=math.inf)
+
+
+def hexagon(turn=0.0):
+    """Return the corners of a regular hexagon, two classes in turns: each corner's antipode is another's."""
+    angle = turn + torch.arange(3, dtype=torch.float64) * 2 * math.pi / 3
+    corners = torch.stack([angle.cos(), angle.sin()], dim=1)
+    return ClusteredSample(torch.cat([corners, -corners]), torch.arange(6) // 3, torch.arange(6))
+
+
 def blobs(centers, diameter, labels, components, points=40):
     """Return points on circles in the plane: exactly the diameter wide, with the extreme points at hand."""
     angles = torch.arange(points, dtype=torch.float64) * 2 * math.pi / points
@@ -83,7 +97,29 @@ def test_separated_keeps_its_promises(num_classes, q, dim, separation, seed):
     torch.testing.assert_close(sample.x.norm(dim=1), torch.ones(len(sample.x)), rtol=0, atol=1e-6)
     assert distance >= separation
     assert 0.2 * allowed <= min(diameters) and max(diameters) <= allowed
+    report = mixture.check_assumptions(sample)
+    assert report.separated and report.small_components and report.unit_norm
+
+
+@pytest.mark.parametrize("seed", [0, 1, 2])
+@pytest.mark.parametrize(
+    "num_classes, q, dim, separation",
+    [(1, 2, 2, 0.5), (2, 1, 2, 1.3), (2, 2, 4, 1.3), (3, 2, 10, 0.8), (5, 1, 5, 1.3), (10, 2, 100, 0.01)],
+)
+def test_separated_keeps_away_from_antipodes_where_there_is_room(num_classes, q, dim, separation, seed):
+    mixture = separated(num_classes, q, dim, separation, seed)
+    sample = mixture.sample(20 * num_classes * q, generator=seeded(seed + 100))
+    assert antipodal(sample) >= separation
     assert mixture.check_assumptions(sample).holds
+
+
+def test_separated_may_come_near_antipodes_where_there_is_not():
+    """Two classes nearly 2 apart are nearly antipodal, and six on a circle make a hexagon."""
+    for request in ((2, 1, 2, 1.98), (6, 1, 2, 0.96)):
+        mixture = separated(*request)
+        report = mixture.check_assumptions(mixture.sample(200, generator=seeded()))
+        assert report.separated and report.small_components and report.unit_norm
+        assert not report.antipodes_apart and not report.holds
 
 
 @pytest.mark.parametrize("num_classes, q, dim, separation", [r for r in REQUESTS if r[0] > 1])
@@ -463,6 +499,7 @@ def test_distances_are_those_of_brute_force(n, dim, scale, dtype):
     report = check_assumptions(sample, components_per_class=3)
     distance, diameters = measured(sample)
     assert report.separation == pytest.approx(distance, rel=1e-7)
+    assert report.antipodal_separation == pytest.approx(antipodal(sample), rel=1e-7)
     assert report.diameters == pytest.approx(diameters, rel=1e-7)
     norms = np.linalg.norm(x.double().numpy(), axis=1)
     assert report.norms == pytest.approx((norms.min(), norms.max()))
@@ -491,6 +528,59 @@ def test_every_pair_of_a_long_sample_is_looked_at():
         assert check_assumptions(ClusteredSample(x, torch.arange(701), torch.arange(701))).separation == 0.5
 
 
+def test_every_pair_of_a_long_sample_is_looked_at_for_antipodes():
+    """The pair nearest to being antipodes, in every pair of blocks in turn."""
+    for first, second in itertools.combinations((0, 255, 256, 511, 512, 700), 2):
+        x = 10.0 + torch.arange(701, dtype=torch.float64)[:, None]
+        x[second] = -x[first] + 0.25
+        report = check_assumptions(ClusteredSample(x, torch.arange(701), torch.arange(701)))
+        assert report.antipodal_separation == 0.25
+
+
+@pytest.mark.parametrize("tiny", [1e-3, 1e-6, 1e-9, 1e-12])
+def test_points_near_an_antipode_are_measured_accurately(tiny):
+    x = torch.tensor([[1.0, 0.0], [-1.0, 0.0]], dtype=torch.float64)
+    x[1, 1] = tiny
+    report = check_assumptions(ClusteredSample(x, torch.arange(2), torch.arange(2)))
+    assert report.antipodal_separation == pytest.approx(tiny, rel=1e-8)
+    assert report.antipodes_apart == (tiny >= 1e-5)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+@pytest.mark.parametrize("turn", [0.0, 0.1, 1.0])
+def test_the_hexagon_violates_the_third_assumption_alone(turn, dtype):
+    sample = hexagon(turn)
+    report = check_assumptions(sample._replace(x=sample.x.to(dtype)))
+    assert report.separation == pytest.approx(1, rel=1e-6) and report.components_per_class == 3
+    assert report.separated and report.small_components and report.unit_norm
+    assert report.antipodal_separation == 0 and not report.antipodes_apart and not report.holds
+
+
+def test_no_network_without_biases_gets_the_hexagon_right():
+    """The reason for the third assumption: differences of outputs at antipodes add up to zero."""
+    generator = seeded()
+    x = hexagon(0.3).x
+    for scale in (0.1, 1.0, 10.0):
+        w, a = (scale * torch.randn(50, 2, generator=generator, dtype=torch.float64) for _ in range(2))
+        outputs = (x @ w.T).clamp(min=0) @ a
+        margin = outputs[:, 0] - outputs[:, 1]
+        margin[3:] *= -1  # positive where a corner is right
+        assert margin.sum().abs() <= 1e-12 * margin.abs().max() and margin.min() < 0
+
+
+@pytest.mark.parametrize("third, holds", [(0.5, True), (0.31, True), (0.29, False), (0.0, False)])
+def test_the_third_assumption_needs_a_number_that_serves_the_first_too(third, holds):
+    """Diameter D = 0.3/8 and separation near 1: Δ may be between 8D = 0.3 and that, and is the antipodes'."""
+    circle = [0.0, 2 * math.asin(0.3 / 16), math.pi - 2 * math.asin(third / 2)]
+    angle = torch.tensor(circle, dtype=torch.float64)
+    x = torch.stack([angle.cos(), angle.sin()], dim=1)
+    report = check_assumptions(ClusteredSample(x, torch.tensor([0, 0, 1]), torch.tensor([0, 0, 1])))
+    assert report.antipodal_separation == pytest.approx(third, abs=1e-12)
+    assert report.needed_from_antipodes == pytest.approx(0.3, rel=1e-12)
+    assert report.separated and report.small_components and report.unit_norm
+    assert report.antipodes_apart == report.holds == holds
+
+
 def test_coinciding_points_of_two_classes_are_not_separated():
     x = torch.tensor([[1.0, 0.0], [1.0, 0.0]])
     report = check_assumptions(ClusteredSample(x, torch.tensor([0, 1]), torch.tensor([0, 1])))
@@ -500,7 +590,8 @@ def test_coinciding_points_of_two_classes_are_not_separated():
 
 def test_one_class_is_separated_from_nothing():
     report = check_assumptions(ClusteredSample(torch.eye(3), torch.zeros(3).long(), torch.arange(3)))
-    assert report.separation == math.inf and report.diameter_ratio == 0 and report.holds
+    assert report.separation == report.antipodal_separation == math.inf
+    assert report.diameter_ratio == 0 and report.holds
     assert report.components_per_class == 3
 
 
@@ -535,7 +626,11 @@ def test_the_report_prints_one_line_an_assumption():
         "A1, classes apart:    holds (separation 1.9)",
         "A1, small components: holds (largest diameter 0.1, allowed 0.119, ratio 0.842, q = 2)",
         "A2, unit norm:        violated (norms 0.05 to 2.88)",
+        "A3, antipodes apart:  holds (antipodal separation 1.9, needed 1.6)",
     ]
+    assert str(check_assumptions(hexagon())).splitlines()[3] == (
+        "A3, antipodes apart:  violated (antipodal separation 0, needed 1e-05)"
+    )
 
 
 def test_a_report_cannot_be_changed():
