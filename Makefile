@@ -3,11 +3,12 @@ SHELL := /bin/bash
 .DEFAULT_GOAL := help
 VENV ?= .venv
 BIN := $(VENV)/bin
+PEERS := .venv-peers
 READY := $(VENV)/.ready
 PORT ?= 8000
 export TQDM_DISABLE ?= 1
 
-.PHONY: help env book serve test execute lint lock clean record bench new-lecture twins badges
+.PHONY: help env book serve test execute lint lock clean record bench bench-peers bench-scale new-lecture twins badges
 
 help:  ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -51,8 +52,16 @@ record: env  ## run a lecture at full size and keep its results: LECTURE= PROFIL
 	$(BIN)/python -m tools.record "$$LECTURE" --profile "$$PROFILE" --dataset "$$DATASET" --set "$$SET" \
 	  --name "$(if $(findstring command,$(origin NAME)),$(NAME))" --commit "$$COMMIT" $(if $(ALLOW_DIRTY),--allow-dirty) $(if $(KEEP),--keep)
 
-bench: env  ## measure speed and memory: ROWS=training|lectures, QUICK=1 only shows that it runs
+bench: env  ## measure speed and memory: ROWS=training|kernels|lectures, QUICK=1 only shows that it runs
 	$(BIN)/python -m benchmarks $(ROWS) $(if $(QUICK),--quick)
+
+bench-peers:  ## make .venv-peers, the environment of the libraries that bench compares with (JAX=0.4.30)
+	test -x $(PEERS)/bin/python || python3.11 -m venv $(PEERS)
+	$(PEERS)/bin/pip install -q --no-deps -r benchmarks/peers/requirements.txt
+	$(if $(JAX),$(PEERS)/bin/pip install -q --no-deps jax==$(JAX) jaxlib==$(JAX))
+
+bench-scale: env  ## the number of Arora et al. for all of MNIST, resumable: ARGS="--n 8000 --out FOLDER"
+	$(BIN)/python -m benchmarks.scale $(ARGS)
 
 new-lecture: env  ## lay out a lecture: NAME=chapters/3_training_speed/1_x TITLE="..."
 	$(BIN)/python -m tools.new_lecture "$$NAME" "$$TITLE"

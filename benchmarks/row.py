@@ -11,25 +11,33 @@ Timed = Callable[[], float]
 
 @dataclass(frozen=True)
 class Row:
-    """A measured quantity: the median of its samples stands for it."""
+    """A measured quantity: the median of its samples stands for it.
+
+    A row without samples could not be measured, and its note says why. The target is an upper bound, or
+    with `least` a lower one.
+    """
 
     name: str
     what: str
     unit: str
     samples: Sequence[float]
     target: float | None = None
+    least: bool = False
+    note: str = ""
 
     @property
-    def value(self) -> float:
-        """The median."""
-        return median(self.samples)
+    def value(self) -> float | None:
+        """The median, None without samples."""
+        return median(self.samples) if self.samples else None
 
     @property
     def verdict(self) -> str:
-        """Whether the target, an upper bound, is met."""
-        if self.target is None:
-            return ""
-        return f"target {self.target:g}: {'met' if self.value <= self.target else 'MISSED'}"
+        """Whether the target is met, and the note."""
+        if self.target is None or not self.samples:
+            return self.note
+        met = self.value >= self.target if self.least else self.value <= self.target
+        said = f"target {'at least ' * self.least}{self.target:g}: {'met' if met else 'MISSED'}"
+        return f"{said}; {self.note}" if self.note else said
 
 
 def ratios(baseline: Timed, candidate: Timed, pairs: int) -> list[float]:
@@ -51,12 +59,15 @@ def ratios(baseline: Timed, candidate: Timed, pairs: int) -> list[float]:
 def table(rows: Sequence[Row]) -> str:
     """Return the rows as text: median, smallest and largest sample."""
     head = ("", "median", "min", "max", "", "")
-    body = [
-        (r.name, f"{r.value:.3g}", f"{min(r.samples):.3g}", f"{max(r.samples):.3g}", r.unit, r.verdict)
-        for r in rows
-    ]
+    body = [(r.name, *_numbers(r), r.unit, r.verdict) for r in rows]
     wide = max(len(line[0]) for line in (head, *body))
     return "\n".join(
         f"{name:{wide}}  {value:>8} {low:>8} {high:>8}  {unit:7} {verdict}".rstrip()
         for name, value, low, high, unit, verdict in (head, *body)
     )
+
+
+def _numbers(row: Row) -> tuple[str, ...]:
+    if not row.samples:
+        return ("-", "-", "-")
+    return tuple(f"{number:.3g}" for number in (row.value, min(row.samples), max(row.samples)))

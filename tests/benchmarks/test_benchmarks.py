@@ -11,7 +11,7 @@ from benchmarks.row import Row, ratios, table
 
 
 def test_a_quick_run_prints_a_table_and_writes_the_machine(tmp_path, capsys):
-    assert bench.main(["--quick", "--to", str(tmp_path)]) == 0
+    assert bench.main(["training", "--quick", "--to", str(tmp_path)]) == 0
     printed = capsys.readouterr().out
     (path,) = tmp_path.glob("*.json")
     content = json.loads(path.read_text())
