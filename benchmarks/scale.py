@@ -105,7 +105,8 @@ def solve(wanted: argparse.Namespace, x: Tensor, y: Tensor) -> Answer:
     n, begun = len(x), time.perf_counter()
     folder = Path(wanted.out, f"{wanted.dataset}-{n}-tile{wanted.tile}")
     kept = tiles_on_disk(wanted.tiles, folder, n, wanted.tile)
-    matrix = gram(TwoLayerNTK(), x.float(), max_memory=1e-12, tile=wanted.tile, out=folder if kept else None)
+    options = {"max_memory": 1e-12, "tile": wanted.tile, "out": folder, "keep_tiles": kept}
+    matrix = gram(TwoLayerNTK(), x.float(), **options)
     solution = matrix.solve(y, rtol=wanted.rtol)
     image = matrix.matvec(solution.x)
     value = (2 * y @ solution.x - solution.x @ image).item()
@@ -120,7 +121,7 @@ def solve(wanted: argparse.Namespace, x: Tensor, y: Tensor) -> Answer:
 
 
 def tiles_on_disk(choice: str, folder: Path, n: int, tile: int) -> bool:
-    """Choose where tiles are kept, by what is free, and say so; make the folder if they are kept there."""
+    """Choose whether tiles are kept in the folder, by what is free there, and say so."""
     starts = -(-n // tile)
     size = 4 * (n * n + starts * tile * tile) / 2  # the upper half, with whole tiles on the diagonal
     parent = next(path for path in (folder, *folder.parents) if path.exists())
@@ -131,13 +132,11 @@ def tiles_on_disk(choice: str, folder: Path, n: int, tile: int) -> bool:
         raise SystemExit(
             f"--tiles disk: {size / 1e9:.1f} GB are needed in {folder}, {free / 1e9:.1f} are free"
         )
-    where = f"kept in {folder}" if kept else "computed anew for each product; this run cannot be resumed"
+    where = f"kept in {folder}" if kept else "computed anew for each product"
     print(
         f"n={n}: tiles of {size / 1e9:.2f} GB, {free / 1e9:.1f} GB free, {there / size:.0%} there: {where}",
         flush=True,
     )
-    if kept:
-        folder.mkdir(parents=True, exist_ok=True)
     return kept
 
 

@@ -25,7 +25,7 @@ class _Rows:
 
     def __init__(self, name: str, x: Tensor) -> None:
         self.norms = _norms(name, x)
-        self.unit = x.double() / self.norms[:, None]
+        self.unit = torch.div(x, self.norms[:, None])  # float64, as the norms are
 
 
 class AnalyticKernel(ABC):
@@ -73,7 +73,7 @@ class AnalyticKernel(ABC):
 
     @abstractmethod
     def _tile(self, angle: Angles, norms1: Tensor, norms2: Tensor) -> Tensor:
-        """Evaluate the kernel for angles of shape (n1, n2) and norms of shapes (n1, 1) and (1, n2)."""
+        """Evaluate the kernel for angles (n1, n2) in its type, and norms (n1, 1) and (1, n2) in float64."""
 
     def _evaluate(self, x1: Tensor, x2: Tensor | None, function) -> Tensor:
         first = _Rows("x1", x1)
@@ -87,8 +87,7 @@ class AnalyticKernel(ABC):
             for j in _parts(i.start if x2 is None else 0, n2, columns):
                 diagonal = x2 is None and i.start == j.start  # it begins in the block's corner
                 angle = angles(first.unit[i], second.unit[j], x1.dtype, same=diagonal)
-                norms = first.norms[i, None].to(x1.dtype), second.norms[None, j].to(x1.dtype)
-                out[i, j] = block = function(angle, *norms)
+                out[i, j] = block = function(angle, first.norms[i, None], second.norms[None, j])
                 if x2 is None:
                     out[j, i] = block.T
                 if diagonal:
@@ -150,12 +149,13 @@ class TwoLayerNTK(AnalyticKernel):
         return (_norms("x", x).square() * (1.0 if self.trained == "both" else 0.5)).to(x.dtype)
 
     def _tile(self, angle: Angles, norms1: Tensor, norms2: Tensor) -> Tensor:
-        value = 0.0
-        if self.trained != "second":
+        if self.trained == "second":
+            value = kappa1(angle)
+        else:
             value = angle.cos * kappa0(angle)
-        if self.trained != "first":
-            value = value + kappa1(angle)
-        return value * (norms1 * norms2 / 2)
+            if self.trained == "both":
+                value.add_(kappa1(angle))
+        return value.mul_(norms1 / 2).mul_(norms2)
 
 
 @dataclass(frozen=True)
@@ -242,7 +242,7 @@ class MLPNTK(AnalyticKernel):
     def _recursion(self, angle: Angles, norms1: Tensor, norms2: Tensor) -> tuple[Tensor, Tensor]:
         r"""Return :math:`\Sigma^{(L)}` and :math:`\Theta^{(L)}`, from the angles of the inputs."""
         half, bias = self.weight_variance / 2, self.bias_variance
-        size1, size2 = norms1, norms2  # √Σ(x,x)
+        size1, size2 = norms1, norms2  # √Σ(x,x); in float64, since they grow by a rounding a layer
         if bias:
             squared, size1, size2 = _with_bias(angle.deficit / 2, size1, size2, bias)
             angle = Angles(2 * squared, 2 - 2 * squared)
@@ -270,7 +270,8 @@ def _with_bias(squared: Tensor, size1: Tensor, size2: Tensor, bias: float) -> tu
     new1, new2 = (size1.square() + bias).sqrt(), (size2.square() + bias).sqrt()
     product, new = size1 * size2, new1 * new2
     gap = bias * (size1 - size2).square() / (new + product + bias)
-    return (gap / 2 + product * squared) / new, new1, new2
+    squared = (gap / (2 * new)).to(squared) + (product / new).to(squared).mul_(squared)
+    return squared, new1, new2
 
 
 def _parts(start: int, stop: int, size: int) -> list[slice]:

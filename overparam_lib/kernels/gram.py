@@ -57,7 +57,7 @@ class Solution(NamedTuple):
     jitter : float
         What was added to the diagonal, zero if nothing was.
     iterations : int
-        Number of products with the matrix, zero for a dense solve.
+        Number of steps of conjugate gradients, zero for a dense solve.
     """
 
     x: Tensor
@@ -92,6 +92,7 @@ def gram(
     max_memory: float = 4.0,
     tile: int = 2048,
     out: str | os.PathLike | None = None,
+    keep_tiles: bool = True,
     client: Any = None,
 ) -> Gram:
     r"""Make the Gram matrix :math:`G_{ij}=k(x_i,x_j)` of a kernel on inputs.
@@ -118,6 +119,9 @@ def gram(
         Folder for the tiles, and for the state of a solve. What an earlier run of the same kernel on the same
         inputs has left there is used, so that a run that was stopped goes on where it was. With `client` it
         must be on a file system that the workers share.
+    keep_tiles : bool, default True
+        Whether `out` is for the tiles too. If not, they are computed anew for each product, and only the
+        state of a solve is kept there.
     client : dask.distributed.Client, optional
         Where the tiles are computed: ``Client()`` is a cluster on this machine, ``Client(address)`` any
         scheduler. The workers need this library; the extra ``cluster`` brings Dask. None,
@@ -150,7 +154,7 @@ def gram(
         raise ValueError(f"tile must be a positive integer, got {tile!r}")
     if client is not None and not (hasattr(client, "submit") and hasattr(client, "scatter")):
         raise ValueError(f"client must be a dask.distributed.Client, got {client!r}")
-    return Gram(kernel, x, max_memory=max_memory, tile=tile, out=out, client=client)
+    return Gram(kernel, x, max_memory=max_memory, tile=tile, out=out, keep_tiles=keep_tiles, client=client)
 
 
 class Gram:
@@ -164,7 +168,7 @@ class Gram:
         Whether the whole matrix is kept in memory.
     """
 
-    def __init__(self, kernel, x, *, max_memory, tile, out, client) -> None:
+    def __init__(self, kernel, x, *, max_memory, tile, out, keep_tiles, client) -> None:
         one = kernel(x[:1])
         if tuple(one.shape) != (1, 1):
             raise ValueError(f"kernel must have one output, it gives shape {tuple(one.shape)} for one input")
@@ -173,7 +177,7 @@ class Gram:
         self.dense = len(x) ** 2 * one.element_size() <= max_memory * _GIB
         self._kept: Tensor | None = None
         self._store = None if out is None else _Store(Path(out), self._identity(), tile)
-        self._tiles = _Tiles(kernel, x, tile, self._store)
+        self._tiles = _Tiles(kernel, x, tile, self._store if keep_tiles else None)
         self._workers = None if client is None else _Workers(client, self._tiles)
 
     def matvec(self, v: Tensor) -> Tensor:
@@ -195,8 +199,7 @@ class Gram:
             If the shape does not fit.
         """
         columns = self._columns("v", v)
-        exact = self.dense and self.dtype == torch.float64
-        return (self._whole() @ columns if exact else self._halves(columns)).reshape(v.shape)
+        return self._times(columns, self.dtype).reshape(v.shape)
 
     def to_dense(self) -> Tensor:
         """Return the whole matrix, shape (n, n), with the kernel's type, however large it is."""
@@ -280,10 +283,16 @@ class Gram:
             raise ValueError(f"rtol must be between 0 and 1, got {rtol!r}")
         if self.dense:
             x, iterations = self._cholesky(columns, jitter), 0
+            residual = _relative(self._residual(columns, x, jitter), columns)
         else:
-            x, iterations = self._gradients(columns, rtol, jitter, max_iterations)
-        error = (self.matvec(x) + jitter * x - columns).norm(dim=0) / columns.norm(dim=0).clamp(min=1e-300)
-        return Solution(x.reshape(b.shape), error.max().item(), jitter, iterations)
+            x, iterations, residual = self._refined(columns, rtol, jitter, max_iterations)
+            if residual > rtol:
+                warnings.warn(
+                    f"the solution has the relative residual {residual:.2g}, not {rtol:.2g}: rounding allows "
+                    "no less",
+                    stacklevel=2,
+                )
+        return Solution(x.reshape(b.shape), residual, jitter, iterations)
 
     def quadratic_form(self, y: Tensor, *, rtol: float = 1e-6, jitter: float = 0.0) -> float:
         r"""Return :math:`y^\top(G+\text{jitter}\cdot I)^{-1}y` for a vector `y`; arguments as for `solve`."""
@@ -321,7 +330,7 @@ class Gram:
 
     def _whole(self) -> Tensor:
         if self._kept is None:
-            in_tiles = self._store is not None or self._workers is not None
+            in_tiles = self._tiles.store is not None or self._workers is not None
             self._kept = self._assembled() if in_tiles else _compute(self.kernel, self.x, None)
         return self._kept
 
@@ -335,14 +344,16 @@ class Gram:
             whole[columns, rows] = part.T
         return whole
 
-    def _halves(self, v: Tensor) -> Tensor:
-        """Multiply tile by tile, in float64 sums of products with the tiles' own precision."""
+    def _times(self, v: Tensor, precision: torch.dtype) -> Tensor:
+        """Multiply tile by tile: float64 sums of products with the given precision."""
+        if self.dense and self.dtype == torch.float64:
+            return self._whole() @ v
         total, pairs = torch.zeros_like(v), self._tiles.pairs()
         if self.dense:
-            products = self._tiles.products(pairs, v, self._whole())
+            products = self._tiles.products(pairs, v, precision, self._whole())
         else:
             source = self._tiles if self._workers is None else self._workers
-            products = source.products(pairs, v)
+            products = source.products(pairs, v, precision)
         for (i, j), (upper, lower) in _shown(zip(pairs, products, strict=True), len(pairs)):
             total[self._tiles.part(i)] += upper
             if lower is not None:
@@ -394,24 +405,40 @@ class Gram:
                 best = ((i + row, j + column), share)
         return best
 
-    def _gradients(self, b: Tensor, rtol: float, jitter: float, most: int) -> tuple[Tensor, int]:
-        """Conjugate gradients, each column with its own step; the state is kept after each iteration."""
-        precondition = self._nystroem(jitter)
-        target, tag = (
-            rtol * b.norm(dim=0),
-            hashlib.sha256(b.cpu().numpy().tobytes()).hexdigest() + f" {jitter}",
-        )
+    def _residual(self, b: Tensor, x: Tensor, jitter: float) -> Tensor:
+        return b - self._times(x, torch.float64) - jitter * x
+
+    def _refined(self, b: Tensor, rtol: float, jitter: float, most: int) -> tuple[Tensor, int, float]:
+        """Solve by conjugate gradients, and for what rounding has left again, as long as that helps.
+
+        The residual that conjugate gradients carry along drifts away from the true one, by the rounding of
+        the products; the true one is computed from products in float64.
+        """
+        target, precondition = rtol * b.norm(dim=0), self._nystroem(jitter)
+        content = hashlib.sha256(b.cpu().numpy().tobytes()).hexdigest()
+        tag = f"{content} {jitter} {rtol}"
         state = self._store.resume(tag, b.device) if self._store is not None else None
         if state is None:
-            x, r = torch.zeros_like(b), b.clone()
-            z = precondition(r)
-            state = {"x": x, "r": r, "p": z.clone(), "rz": (r * z).sum(dim=0), "done": torch.tensor(0)}
+            state = _start(torch.zeros_like(b), b, precondition, torch.tensor(0), torch.tensor(math.inf))
+        while True:
+            state = self._gradients(state, b, target, jitter, most, precondition, tag)
+            true = self._residual(b, state["x"], jitter)
+            worst = _relative(true, b)
+            if (true.norm(dim=0) <= target).all() or not 2 * worst < state["before"]:
+                break
+            state = _start(state["x"], true, precondition, state["done"], torch.tensor(worst))
+        if self._store is not None:
+            self._store.forget()
+        return state["x"], int(state["done"]), worst
+
+    def _gradients(self, state, b, target, jitter, most, precondition, tag) -> dict[str, Tensor]:
+        """Conjugate gradients, each column with its own step; the state is kept after each iteration."""
         while (state["r"].norm(dim=0) > target).any():
             if state["done"] >= most:
-                left = (state["r"].norm(dim=0) / b.norm(dim=0)).max().item()
+                left = _relative(state["r"], b)
                 raise self._singular(
                     f"too nearly singular for conjugate gradients, which reached the relative residual "
-                    f"{left:.2g} in {most} iterations, not {rtol:.2g} (more iterations may serve)"
+                    f"{left:.2g} in {most} iterations (more may serve)"
                 )
             p = state["p"]
             image = self.matvec(p) + jitter * p
@@ -423,12 +450,10 @@ class Gram:
             z = precondition(r)
             rz = (r * z).sum(dim=0)
             turn = torch.where(state["rz"] > 0, rz / state["rz"].clamp(min=1e-300), 0.0)
-            state = {"x": x, "r": r, "p": z + turn * p, "rz": rz, "done": state["done"] + 1}
+            state = {**state, "x": x, "r": r, "p": z + turn * p, "rz": rz, "done": state["done"] + 1}
             if self._store is not None:
                 self._store.checkpoint(tag, state)
-        if self._store is not None:
-            self._store.forget()
-        return state["x"], int(state["done"])
+        return state
 
     def _nystroem(self, jitter: float) -> Callable[[Tensor], Tensor]:
         r"""Return :math:`v\mapsto(BB^\top+\rho I)^{-1}v`, where :math:`BB^\top\approx G` (Nyström)."""
@@ -501,11 +526,14 @@ class _Tiles:
     def made(self, pairs: Iterable[tuple[int, int]]) -> Iterator[Tensor]:
         return (self.load(i, j) for i, j in pairs)
 
-    def products(self, pairs: Iterable, v: Tensor, whole: Tensor | None = None) -> Iterator[tuple]:
+    def products(
+        self, pairs: Iterable, v: Tensor, precision: torch.dtype, whole: Tensor | None = None
+    ) -> Iterator[tuple[Tensor, Tensor | None]]:
         """Yield what each tile, and its mirror image, contribute to the product with `v`."""
+        v = v.to(precision)
         for i, j in pairs:
-            part = self.load(i, j) if whole is None else whole[self.part(i), self.part(j)]
-            yield _product(part, v[self.part(i)], v[self.part(j)], i == j)
+            tile = self.load(i, j) if whole is None else whole[self.part(i), self.part(j)]
+            yield _product(tile, v[self.part(i)], v[self.part(j)], i == j)
 
 
 class _Workers:
@@ -523,8 +551,8 @@ class _Workers:
     def made(self, pairs: Iterable[tuple[int, int]]) -> Iterator[Tensor]:
         return (tile.to(self.device) for tile in self._results(_Tiles.load, [(i, j) for i, j in pairs]))
 
-    def products(self, pairs: Iterable[tuple[int, int]], v: Tensor) -> Iterator[tuple]:
-        v, part = v.cpu(), self.tiles.part
+    def products(self, pairs: Iterable, v: Tensor, precision: torch.dtype) -> Iterator[tuple]:
+        v, part = v.to(precision).cpu(), self.tiles.part
         tasks = [(i, j, v[part(i)].clone(), v[part(j)].clone()) for i, j in pairs]
         for upper, lower in self._results(_loaded_product, tasks):
             yield upper.to(self.device), None if lower is None else lower.to(self.device)
@@ -613,12 +641,22 @@ def _compute(kernel: Callable[..., Tensor], x1: Tensor, x2: Tensor | None) -> Te
 
 
 def _product(tile: Tensor, v1: Tensor, v2: Tensor, same: bool) -> tuple[Tensor, Tensor | None]:
-    upper = (tile @ v2.to(tile.dtype)).double()
-    return upper, None if same else (tile.T @ v1.to(tile.dtype)).double()
+    tile = tile.to(v1.dtype)
+    return (tile @ v2).double(), None if same else (tile.T @ v1).double()
 
 
 def _loaded_product(tiles: _Tiles, i: int, j: int, v1: Tensor, v2: Tensor) -> tuple[Tensor, Tensor | None]:
     return _product(tiles.load(i, j), v1, v2, i == j)
+
+
+def _start(x: Tensor, r: Tensor, precondition: Callable, done: Tensor, before: Tensor) -> dict[str, Tensor]:
+    """Return the state of conjugate gradients at x with the residual r."""
+    z = precondition(r)
+    return {"x": x, "r": r, "p": z, "rz": (r * z).sum(dim=0), "done": done, "before": before}
+
+
+def _relative(residual: Tensor, b: Tensor) -> float:
+    return (residual.norm(dim=0) / b.norm(dim=0).clamp(min=1e-300)).max().item()
 
 
 def _shown(work: Iterable, count: int) -> Iterator:

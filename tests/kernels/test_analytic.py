@@ -21,8 +21,8 @@ KERNELS = [
 ALL = pytest.mark.parametrize("kernel", KERNELS, ids=repr)
 
 
-def exactly(kernel, x, z):
-    """The kernel by its definition, with fifty digits."""
+def exactly(kernel, x, z, nngp=False):
+    """The kernel by its definition, with fifty digits; or the covariance of a deep network's outputs."""
     x, z = [mpf(v) for v in x.tolist()], [mpf(v) for v in z.tolist()]
     dot = lambda a, b: sum(s * t for s, t in zip(a, b, strict=True))  # noqa: E731
 
@@ -42,7 +42,7 @@ def exactly(kernel, x, z):
         covariance = w * size * (mp.sin(theta) + (mp.pi - theta) * mp.cos(theta)) / (2 * mp.pi) + b
         theta_kernel = theta_kernel * w * (mp.pi - theta) / (2 * mp.pi) + covariance
         one, two = w * one / 2 + b, w * two / 2 + b
-    return theta_kernel
+    return covariance if nngp else theta_kernel
 
 
 def hard_rows(d=7, seed=0):
@@ -56,10 +56,10 @@ def hard_rows(d=7, seed=0):
     return torch.stack([*x, *near, *opposite, x[0], 2 * x[1], 1e-3 * x[2], 50 * x[3]])
 
 
-def worst(kernel, x):
+def worst(kernel, x, nngp=False):
     """The largest error of the matrix, over its largest entry."""
-    found = kernel(x).double()
-    exact = [[exactly(kernel, a.double(), b.double()) for b in x] for a in x]
+    found = (kernel.nngp(x) if nngp else kernel(x)).double()
+    exact = [[exactly(kernel, a.double(), b.double(), nngp) for b in x] for a in x]
     error = max(abs(mpf(found[i, j].item()) - exact[i][j]) for i in range(len(x)) for j in range(len(x)))
     return float(error / max(max(map(abs, row)) for row in exact))
 
@@ -74,6 +74,16 @@ def test_float64_agrees_with_fifty_digits(kernel):
 def test_float32_agrees_with_fifty_digits(kernel):
     assert worst(kernel, torch.nn.functional.normalize(hard_rows()).float()) < 1e-6
     assert worst(kernel, hard_rows(seed=1).float()) < 1e-6
+
+
+@pytest.mark.parametrize("nngp", [False, True])
+@pytest.mark.parametrize("kernel", [MLPNTK(20), MLPNTK(20, bias_variance=0.1)], ids=repr)
+def test_depth_does_not_spoil_the_digits(kernel, nngp):
+    """Sizes multiplied from layer to layer in float32 would be wrong by 1.3e-6 here."""
+    x = hard_rows(seed=1)
+    assert worst(kernel, x, nngp) < 1e-13
+    assert worst(kernel, x.float(), nngp) < 1e-6
+    assert worst(kernel, torch.nn.functional.normalize(x).float(), nngp) < 1e-6
 
 
 def test_the_usual_way_would_fail_here():
