@@ -10,20 +10,25 @@ which needs no Jacobian: only the layers' inputs and output derivatives, from on
 backward pass an output. Convolutions are linear layers of patches. Whether a parameter is really used in this
 one way (and not also elsewhere, through a function or another layer) is not guessed but tested against
 autograd.
+
+Who runs the model does not matter: `watched` notes the layers' uses while any code runs it, and `collect`
+turns them and the outputs into terms. `capture` does both for a batch.
 """
 
 from __future__ import annotations
 
+import weakref
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Protocol
 
 import torch
 from torch import Tensor, nn
+from torch.autograd.graph import GradientEdge, get_gradient_edge
 from torch.nn import functional as F
 
-__all__ = ["Capture", "Term", "capture", "uncovered"]
+__all__ = ["Capture", "Explicit", "Term", "Use", "capture", "collect", "owners", "uncovered", "watched"]
 
 
 class Term(Protocol):
@@ -35,6 +40,12 @@ class Term(Protocol):
     def combine(self, weights: Tensor) -> Tensor:
         """Return the sum over samples and outputs with weights (n, k), in the parameter's shape."""
 
+    def explicit(self) -> Explicit:
+        """Return the Jacobian itself."""
+
+    def compact(self) -> Term:
+        """Return the form that is cheapest for a product with itself."""
+
 
 @dataclass
 class Explicit:
@@ -43,13 +54,21 @@ class Explicit:
     jacobian: Tensor
     shape: torch.Size
 
-    def gram(self, other: Explicit) -> Tensor:
+    def gram(self, other: Term) -> Tensor:
         """Multiply the Jacobians."""
-        return torch.einsum("icp,jdp->icjd", self.jacobian, other.jacobian)
+        return torch.einsum("icp,jdp->icjd", self.jacobian, other.explicit().jacobian)
 
     def combine(self, weights: Tensor) -> Tensor:
         """Sum the rows."""
         return torch.einsum("ic,icp->p", weights, self.jacobian).reshape(self.shape)
+
+    def explicit(self) -> Explicit:
+        """Return itself."""
+        return self
+
+    def compact(self) -> Explicit:
+        """Return itself: there is no other form."""
+        return self
 
 
 @dataclass
@@ -59,31 +78,90 @@ class Products:
     inputs: Tensor
     slopes: Tensor
     shape: torch.Size
+    _last: tuple[weakref.ref, Tensor] | None = field(default=None, init=False, repr=False)
 
-    def gram(self, other: Products) -> Tensor:
+    def gram(self, other: Products | Explicit) -> Tensor:
         """Take the cheapest of three ways: one position, pairs of positions, or the Jacobian itself."""
-        n1, groups, t1, a = self.inputs.shape
-        n2, t2 = other.inputs.shape[0], other.inputs.shape[2]
-        k, b = self.slopes.shape[1], self.slopes.shape[-1]
-        if groups == t1 == t2 == 1:
+        if isinstance(other, Explicit):
+            return self.explicit().gram(other)
+        n1, n2 = len(self.inputs), len(other.inputs)
+        if self.single and other.single:
             inner = self.inputs[:, 0, 0] @ other.inputs[:, 0, 0].T
-            slopes = self.slopes.reshape(n1 * k, b) @ other.slopes.reshape(n2 * k, b).T
-            return slopes.view(n1, k, n2, k) * inner[:, None, :, None]
-        by_pairs = n1 * n2 * t1 * t2 * (a + k * k * (b + 1))
-        by_jacobian = k * (n1 * t1 + n2 * t2) * a * b + n1 * n2 * k * k * a * b
-        if by_pairs < by_jacobian:
+            return self.slopes_gram(other) * inner.view(n1, 1, n2, 1)
+        if self._pairs_are_cheaper(other):
             inner = torch.einsum("igta,jgsa->gitjs", self.inputs, other.inputs)
             slopes = torch.einsum("icgtb,jdgsb->gicjdts", self.slopes, other.slopes)
             return torch.einsum("gitjs,gicjdts->icjd", inner, slopes)
-        return Explicit(self._jacobian(), self.shape).gram(Explicit(other._jacobian(), self.shape))
+        return self.explicit().gram(other)
 
     def combine(self, weights: Tensor) -> Tensor:
         """Sum the rows without forming them."""
+        if self.single:
+            return (self._weighted(weights).T @ self.inputs[:, 0, 0]).view(self.shape)
         slopes = torch.einsum("ic,icgtb->igtb", weights, self.slopes)
         return torch.einsum("igtb,igta->gba", slopes, self.inputs).reshape(self.shape)
 
-    def _jacobian(self) -> Tensor:
-        return torch.einsum("icgtb,igta->icgba", self.slopes, self.inputs).flatten(2)
+    def explicit(self) -> Explicit:
+        """Form the Jacobian."""
+        jacobian = torch.einsum("icgtb,igta->icgba", self.slopes, self.inputs)
+        return Explicit(jacobian.flatten(2), self.shape)
+
+    def compact(self) -> Products | Explicit:
+        """Form the Jacobian if its product with itself is cheaper than pairs of positions."""
+        return self if self.single or self._pairs_are_cheaper(self) else self.explicit()
+
+    @property
+    def single(self) -> bool:
+        """Whether there is one position and one group: a layer of vectors."""
+        return self.inputs.shape[1] == self.inputs.shape[2] == 1
+
+    def slopes_gram(self, other: Products) -> Tensor:
+        """Return the inner products of the slopes alone, (n1, k, n2, k); the bias asks for the same ones."""
+        if self._last is None or self._last[0]() is not other:
+            k, b = self.slopes.shape[1], self.slopes.shape[-1]
+            product = self.slopes.reshape(-1, b) @ other.slopes.reshape(-1, b).T
+            # Weakly: a reference to itself would keep its tensors until the next garbage collection.
+            self._last = (weakref.ref(other), product.view(len(self.slopes), k, len(other.slopes), k))
+        return self._last[1]
+
+    def _weighted(self, weights: Tensor) -> Tensor:
+        n, k = self.slopes.shape[:2]
+        slopes = self.slopes.reshape(n, k, -1)
+        return slopes[:, 0] * weights if k == 1 else torch.einsum("ic,icb->ib", weights, slopes)
+
+    def _pairs_are_cheaper(self, other: Products) -> bool:
+        n1, _, t1, a = self.inputs.shape
+        n2, t2 = other.inputs.shape[0], other.inputs.shape[2]
+        k, b = self.slopes.shape[1], self.slopes.shape[-1]
+        by_pairs = n1 * n2 * t1 * t2 * (a + k * k * (b + 1))
+        by_jacobian = k * (n1 * t1 + n2 * t2) * a * b + n1 * n2 * k * k * a * b
+        return by_pairs < by_jacobian
+
+
+@dataclass
+class Shift:
+    """The bias beside a weight with one position: sums of δ."""
+
+    products: Products
+    shape: torch.Size
+
+    def gram(self, other: Shift | Explicit) -> Tensor:
+        """Multiply the slopes."""
+        if isinstance(other, Explicit):
+            return self.explicit().gram(other)
+        return self.products.slopes_gram(other.products)
+
+    def combine(self, weights: Tensor) -> Tensor:
+        """Sum the slopes."""
+        return self.products._weighted(weights).sum(dim=0)
+
+    def explicit(self) -> Explicit:
+        """Return the slopes."""
+        return Explicit(self.products.slopes.flatten(2), self.shape)
+
+    def compact(self) -> Shift:
+        """Return itself: the slopes are the weight's."""
+        return self
 
 
 @dataclass
@@ -104,6 +182,17 @@ class Lookups:
         slopes = torch.einsum("ic,ictb->itb", weights, self.slopes)
         return slopes.new_zeros(self.shape).index_add_(0, self.rows.flatten(), slopes.flatten(0, 1))
 
+    def explicit(self) -> Explicit:
+        """Write the slopes into the rows."""
+        n, k, _, b = self.slopes.shape
+        jacobian = self.slopes.new_zeros(n, k, self.shape[0], b)
+        rows = self.rows[:, None, :, None].expand_as(self.slopes)
+        return Explicit(jacobian.scatter_add_(2, rows, self.slopes).flatten(2), self.shape)
+
+    def compact(self) -> Lookups:
+        """Return itself: a vocabulary is large."""
+        return self
+
 
 @dataclass
 class Capture:
@@ -119,6 +208,77 @@ class Capture:
 
     outputs: Tensor
     terms: dict[str, list[Term]]
+
+
+@dataclass
+class Use:
+    """A call of a layer.
+
+    Attributes
+    ----------
+    name : str
+        The layer's name in the model.
+    module : torch.nn.Module
+        The layer.
+    given : Tensor
+        Its input.
+    version : int
+        How often `given` had been changed in place; if it has been since, the use is not to be trusted.
+    edge : GradientEdge
+        The place in the graph where the derivative by the layer's output is found, whatever follows.
+    shape : torch.Size
+        The output's shape.
+    dtype : torch.dtype
+        The output's type.
+    """
+
+    name: str
+    module: nn.Module
+    given: Tensor
+    version: int
+    edge: GradientEdge
+    shape: torch.Size
+    dtype: torch.dtype
+
+
+def owners(model: nn.Module, names: Sequence[str]) -> dict[str, nn.Module]:
+    """Return the modules, by name, that own one of the named parameters."""
+    wanted = set(names)
+    return {
+        name: module
+        for name, module in model.named_modules()
+        if any(
+            f"{name}.{own}".removeprefix(".") in wanted for own, _ in module.named_parameters(recurse=False)
+        )
+    }
+
+
+@contextmanager
+def watched(modules: dict[str, nn.Module]) -> Iterator[list[Use]]:
+    """Note the uses of modules by whatever runs in the context, as long as it runs."""
+    uses: list[Use] = []
+
+    def watch(name: str):
+        def hook(module: nn.Module, given: tuple, out: object) -> Tensor | None:
+            if len(given) != 1 or not isinstance(given[0], Tensor) or not isinstance(out, Tensor):
+                return None
+            if not out.requires_grad:
+                return None
+            # A change in place of a view goes round the view's node; of another tensor, it comes after.
+            seen = out.clone() if out._is_view() else out
+            edge = get_gradient_edge(seen)
+            uses.append(Use(name, module, given[0], given[0]._version, edge, seen.shape, seen.dtype))
+            return seen
+
+        return hook
+
+    # First in line, so that what other hooks do to the output comes after.
+    handles = [module.register_forward_hook(watch(name), prepend=True) for name, module in modules.items()]
+    try:
+        yield uses
+    finally:
+        for handle in handles:
+            handle.remove()
 
 
 def capture(model: nn.Module, x: Tensor, names: Sequence[str]) -> Capture:
@@ -143,36 +303,62 @@ def capture(model: nn.Module, x: Tensor, names: Sequence[str]) -> Capture:
     ValueError
         If the outputs have another shape.
     """
-    wanted = set(names)
-    owners = {
-        name: module
-        for name, module in model.named_modules()
-        if any(
-            f"{name}.{own}".removeprefix(".") in wanted for own, _ in module.named_parameters(recurse=False)
-        )
-    }
-    uses: list[tuple[str, Tensor, Tensor]] = []
-    with _watched(owners, uses), torch.enable_grad():
+    with watched(owners(model, names)) as uses, torch.enable_grad():
         outputs = model(x)
-        columns = outputs.reshape(len(outputs), -1) if outputs.ndim else outputs
     if outputs.ndim not in (1, 2) or len(outputs) != len(x):
         raise ValueError(
             f"model must have outputs of shape ({len(x)},) or ({len(x)}, k), got {tuple(outputs.shape)}"
         )
-    uses = [use for use in uses if use[2].requires_grad and len(use[2]) == len(x)]
-    made = [out for *_, out in uses]
+    return collect(outputs, uses, names)
+
+
+def collect(
+    outputs: Tensor,
+    uses: Sequence[Use],
+    names: Sequence[str],
+    *,
+    retain_graph: bool = True,
+    compact: bool = False,
+) -> Capture:
+    """Run backward from outputs, once for each of a sample's, and collect the terms of the named parameters.
+
+    Parameters
+    ----------
+    outputs : Tensor of shape (n,) or (n, k)
+        What was computed from the layers' outputs, with its graph; any function of a sample's alone.
+    uses : sequence of Use
+        The uses of layers; those with another length than the outputs' have no terms.
+    names : sequence of str
+        Names of parameters.
+    retain_graph : bool, default True
+        Whether the graph is kept for `uncovered`, or for other derivatives.
+    compact : bool, default False
+        Whether each term takes, at once, the form that is cheapest for its product with itself.
+
+    Returns
+    -------
+    Capture
+        A name without a layer that is known has no term.
+    """
+    wanted, n = set(names), len(outputs)
     with torch.enable_grad():
+        columns = outputs.reshape(n, -1)
         sums = columns.sum(dim=0).unbind()
-    rows = [
-        torch.autograd.grad(one, made, retain_graph=True, allow_unused=True) if made else () for one in sums
-    ]
+    uses = [use for use in uses if use.shape[:1] == (n,) and use.given._version == use.version]
+    edges, rows = [use.edge for use in uses], []
+    for c, one in enumerate(sums):
+        keep = retain_graph or c + 1 < len(sums)
+        rows.append(torch.autograd.grad(one, edges, retain_graph=keep, allow_unused=True) if edges else ())
     terms: dict[str, list[Term]] = {}
-    for index, (name, given, out) in enumerate(uses):
-        slopes = [torch.zeros_like(out) if row[index] is None else row[index] for row in rows]
-        found = _terms(owners[name], given.detach(), torch.stack(slopes, dim=1))
-        for own, term in found.items():
-            terms.setdefault(f"{name}.{own}".removeprefix("."), []).append(term)
-    return Capture(columns, {name: found for name, found in terms.items() if name in wanted})
+    for index, use in enumerate(uses):
+        slopes = [outputs.new_zeros(use.shape) if row[index] is None else row[index] for row in rows]
+        # One output's slopes are not copied.
+        stacked = slopes[0].unsqueeze(1) if len(slopes) == 1 else torch.stack(slopes, dim=1)
+        for own, term in _terms(use.module, use.given.detach(), stacked).items():
+            name = f"{use.name}.{own}".removeprefix(".")
+            if name in wanted:
+                terms.setdefault(name, []).append(term.compact() if compact else term)
+    return Capture(columns, terms)
 
 
 def uncovered(captured: Capture, parameters: dict[str, Tensor], generator: torch.Generator) -> list[str]:
@@ -211,25 +397,6 @@ def uncovered(captured: Capture, parameters: dict[str, Tensor], generator: torch
         if not (found - gradient).norm() <= own * gradient.norm() + total:
             wrong.append(name)
     return wrong
-
-
-@contextmanager
-def _watched(owners: dict[str, nn.Module], uses: list) -> Iterator[None]:
-    def watch(name: str):
-        def hook(module: nn.Module, given: tuple, out: object) -> Tensor | None:
-            if len(given) != 1 or not isinstance(given[0], Tensor) or not isinstance(out, Tensor):
-                return None
-            uses.append((name, given[0], out))
-            return out.clone()  # what follows may change it in place
-
-        return hook
-
-    handles = [module.register_forward_hook(watch(name)) for name, module in owners.items()]
-    try:
-        yield
-    finally:
-        for handle in handles:
-            handle.remove()
 
 
 def _terms(module: nn.Module, given: Tensor, slopes: Tensor) -> dict[str, Term]:
@@ -288,9 +455,13 @@ def _patches(module: nn.Conv1d | nn.Conv2d, image: Tensor, flat: bool) -> Tensor
 
 
 def _weight_and_bias(module: nn.Module, inputs: Tensor, slopes: Tensor) -> dict[str, Term]:
-    terms: dict[str, Term] = {"weight": Products(inputs, slopes, module.weight.shape)}
+    weight = Products(inputs, slopes, module.weight.shape)
+    terms: dict[str, Term] = {"weight": weight}
     if module.bias is not None:
-        terms["bias"] = Explicit(slopes.sum(dim=3).flatten(2), module.bias.shape)
+        shape = module.bias.shape
+        terms["bias"] = (
+            Shift(weight, shape) if weight.single else Explicit(slopes.sum(dim=3).flatten(2), shape)
+        )
     return terms
 
 
