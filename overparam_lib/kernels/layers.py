@@ -40,6 +40,9 @@ class Term(Protocol):
     def combine(self, weights: Tensor) -> Tensor:
         """Return the sum over samples and outputs with weights (n, k), in the parameter's shape."""
 
+    def subtract(self, parameter: Tensor, weights: Tensor) -> None:
+        """Subtract that sum from a tensor, in place."""
+
     def explicit(self) -> Explicit:
         """Return the Jacobian itself."""
 
@@ -47,8 +50,14 @@ class Term(Protocol):
         """Return the form that is cheapest for a product with itself."""
 
 
+class _ByCombining:
+    def subtract(self, parameter: Tensor, weights: Tensor) -> None:
+        """Subtract the combination."""
+        parameter.sub_(self.combine(weights))
+
+
 @dataclass
-class Explicit:
+class Explicit(_ByCombining):
     """The Jacobian itself, shape (n, k, p)."""
 
     jacobian: Tensor
@@ -72,7 +81,7 @@ class Explicit:
 
 
 @dataclass
-class Products:
+class Products(_ByCombining):
     """Sums over positions of δ ⊗ h: `inputs` (n, g, t, a), `slopes` (n, k, g, t, b); g groups of channels."""
 
     inputs: Tensor
@@ -100,6 +109,13 @@ class Products:
             return (self._weighted(weights).T @ self.inputs[:, 0, 0]).view(self.shape)
         slopes = torch.einsum("ic,icgtb->igtb", weights, self.slopes)
         return torch.einsum("igtb,igta->gba", slopes, self.inputs).reshape(self.shape)
+
+    def subtract(self, parameter: Tensor, weights: Tensor) -> None:
+        """Subtract the combination, for a layer of vectors without forming it."""
+        if self.single and parameter.ndim == 2:
+            parameter.addmm_(self._weighted(weights).T, self.inputs[:, 0, 0], alpha=-1)
+        else:
+            super().subtract(parameter, weights)
 
     def explicit(self) -> Explicit:
         """Form the Jacobian."""
@@ -139,7 +155,7 @@ class Products:
 
 
 @dataclass
-class Shift:
+class Shift(_ByCombining):
     """The bias beside a weight with one position: sums of δ."""
 
     products: Products
@@ -165,7 +181,7 @@ class Shift:
 
 
 @dataclass
-class Lookups:
+class Lookups(_ByCombining):
     """Sums over positions of δ at the row that was looked up: `rows` (n, t), `slopes` (n, k, t, b)."""
 
     rows: Tensor

@@ -208,15 +208,14 @@ class GramGaussNewton(torch.optim.Optimizer):
         terms = self._terms(residuals, uses)
         flat = residuals.detach().reshape(-1)
         gram = _gram(terms, len(flat))
-        if not bool(torch.isfinite(flat).all() & torch.isfinite(gram).all()):
-            self._seen.clear()  # a check that met a NaN has told nothing
-            raise ValueError("closure returned residuals that hold NaN or infinity, or have such derivatives")
-        if lr:
+        if not lr:
+            self._refuse_not_finite(gram, flat)
+        else:
             v, self._state["damping"] = self._solve(gram, flat, lr, damping)
             v = v.reshape(len(residuals), -1) * lr
             for name, parts in terms.items():
                 for part in parts:
-                    self._all[name].sub_(part.combine(v))
+                    part.subtract(self._all[name], v)
         self._state["step"] += 1
         return residuals.detach()
 
@@ -302,6 +301,11 @@ class GramGaussNewton(torch.optim.Optimizer):
                 "make a new optimizer"
             )
 
+    def _refuse_not_finite(self, gram: Tensor, r: Tensor) -> None:
+        if not bool(torch.isfinite(r).all() & torch.isfinite(gram).all()):
+            self._seen.clear()  # a check that met a NaN has told nothing
+            raise ValueError("closure returned residuals that hold NaN or infinity, or have such derivatives")
+
     def _solve(self, gram: Tensor, r: Tensor, lr: float, damping: float) -> tuple[Tensor, float]:
         """Solve (G + lr·α I) v = r, and return v and the α that was used."""
         shift = lr * damping
@@ -311,8 +315,10 @@ class GramGaussNewton(torch.optim.Optimizer):
             factor, info = torch.linalg.cholesky_ex(shifted)
             v = torch.cholesky_solve(r[:, None], factor)[:, 0]
             # A singular matrix may have a factor by rounding alone; its solution is then far off.
-            if bool((info == 0) & ((shifted @ v - r).norm() <= _SOLVED * r.norm())):
+            left = torch.linalg.vector_norm(torch.addmv(r, shifted, v, alpha=-1))
+            if bool((info == 0) & (left <= _SOLVED * torch.linalg.vector_norm(r))):
                 break
+            self._refuse_not_finite(gram, r)
             shift = max(10 * shift, torch.finfo(gram.dtype).eps * (float(gram.diagonal().mean()) or 1.0))
         used = damping if shift == lr * damping else shift / lr
         if used != damping:
@@ -331,7 +337,8 @@ class GramGaussNewton(torch.optim.Optimizer):
 def _gram(terms: dict[str, list[Term]], size: int) -> Tensor:
     """Return J Jᵀ, shape (nk, nk)."""
     # Both orders of two uses are needed: each is the other's transpose.
-    return sum(one.gram(two) for parts in terms.values() for one in parts for two in parts).reshape(size, size)
+    products = (one.gram(two) for parts in terms.values() for one in parts for two in parts)
+    return sum(products).reshape(size, size)
 
 
 def _jacobians(residuals: Tensor, parameters: dict[str, nn.Parameter]) -> dict[str, Tensor]:

@@ -24,19 +24,24 @@ class Structure:
         Equal for graphs of the same operations in the same order, between the same parameters and the same
         layers, with outputs of the same shapes. Constants of operations (a factor, a permutation) are no
         part of it.
-    entries : Counter
+    entries : dict of str to int
         For each parameter's name the number of edges from operations to it.
-    uses : Counter
-        For each parameter's name the number of uses of the layers that own it, among those in the graph.
+    uses : list of Use
+        The uses of layers that are in the graph.
     """
 
     key: Hashable
-    entries: Counter[str]
-    uses: Counter[str]
+    entries: dict[str, int]
+    uses: list[Use]
 
     def strays(self) -> set[str]:
         """Return the parameters that enter the graph in another way than through their layers."""
-        return {name for name, number in self.entries.items() if number != self.uses[name]}
+        owned = Counter(
+            f"{use.name}.{own}".removeprefix(".")
+            for use in self.uses
+            for own, _ in use.module.named_parameters(recurse=False)
+        )
+        return {name for name, number in self.entries.items() if number != owned[name]}
 
 
 def structure(outputs: Tensor, parameters: Mapping[str, nn.Parameter], uses: Sequence[Use]) -> Structure:
@@ -53,32 +58,24 @@ def structure(outputs: Tensor, parameters: Mapping[str, nn.Parameter], uses: Seq
     """
     names = {id(parameter): name for name, parameter in parameters.items()}
     found = [get_gradient_edge(outputs).node]
-    index, nodes, entries = {found[0]: 0}, [], Counter()
+    index, nodes, entries = {found[0]: 0}, [], {}
     for node in found:  # grows on the way
-        children = []
+        places = [node.name()]
         for child, slot in node.next_functions:
             if child is None:
                 continue
-            if child not in index:
-                index[child] = len(found)
+            place = index.get(child)
+            if place is None:
+                place = index[child] = len(found)
                 found.append(child)
-            children.append((index[child], slot))
-        nodes.append((node.name(), tuple(children)))
-    leaves = {index[node]: names.get(id(node.variable)) for node in found if _is_leaf(node)}
-    for _, children in nodes:
-        entries.update(leaves[child] for child, _ in children if leaves.get(child) is not None)
-    places = tuple((use.name, index.get(use.edge.node), use.shape) for use in uses)
-    key = (tuple(nodes), tuple(leaves.items()), tuple(outputs.shape), places)
-    return Structure(key, entries, _owned(use for use in uses if use.edge.node in index))
-
-
-def _is_leaf(node: object) -> bool:
-    return type(node).__name__ == "AccumulateGrad"
-
-
-def _owned(uses: Sequence[Use]) -> Counter[str]:
-    return Counter(
-        f"{use.name}.{own}".removeprefix(".")
-        for use in uses
-        for own, _ in use.module.named_parameters(recurse=False)
+            places += (place, slot)
+            # A leaf has a variable; so may a function by hand, but it is no parameter.
+            name = names.get(id(getattr(child, "variable", None)))
+            if name is not None:
+                entries[name] = entries.get(name, 0) + 1
+                places.append(name)
+        nodes.append(tuple(places))
+    seen = tuple([(use.name, index.get(use.edge.node), use.shape) for use in uses])
+    return Structure(
+        (tuple(nodes), outputs.shape, seen), entries, [use for use in uses if use.edge.node in index]
     )
