@@ -50,6 +50,15 @@ class Term(Protocol):
         """Return the form that is cheapest for a product with itself."""
 
 
+def _inner(one: Tensor, two: Tensor) -> Tensor:
+    """Return the inner products (n1, k1, n2, k2) of vectors (n1, k1, p) and (n2, k2, p)."""
+    return (one.flatten(0, 1) @ two.flatten(0, 1).T).view(*one.shape[:2], *two.shape[:2])
+
+
+def _ordered(found: Tensor, order: tuple[int, ...] | None) -> Tensor:
+    return found if order is None else found.permute(order)
+
+
 class _ByCombining:
     def subtract(self, parameter: Tensor, weights: Tensor) -> None:
         """Subtract the combination."""
@@ -58,18 +67,20 @@ class _ByCombining:
 
 @dataclass
 class Explicit(_ByCombining):
-    """The Jacobian itself, shape (n, k, p)."""
+    """The Jacobian itself, shape (n, k, p); `shape` and `order` as in `Products`."""
 
     jacobian: Tensor
-    shape: torch.Size
+    shape: tuple[int, ...]
+    order: tuple[int, ...] | None = None
 
     def gram(self, other: Term) -> Tensor:
         """Multiply the Jacobians."""
-        return torch.einsum("icp,jdp->icjd", self.jacobian, other.explicit().jacobian)
+        return _inner(self.jacobian, other.explicit().jacobian)
 
     def combine(self, weights: Tensor) -> Tensor:
         """Sum the rows."""
-        return torch.einsum("ic,icp->p", weights, self.jacobian).reshape(self.shape)
+        rows = self.jacobian.flatten(0, 1)
+        return _ordered((weights.reshape(-1) @ rows).view(self.shape), self.order)
 
     def explicit(self) -> Explicit:
         """Return itself."""
@@ -82,23 +93,29 @@ class Explicit(_ByCombining):
 
 @dataclass
 class Products(_ByCombining):
-    """Sums over positions of δ ⊗ h: `inputs` (n, g, t, a), `slopes` (n, k, g, t, b); g groups of channels."""
+    """Sums over positions of δ ⊗ h, for g groups of channels.
+
+    The `inputs` h have shape (n, g, l, t, a) and the `slopes` δ (n, k, g, t', b). The inputs have lines l of positions t. Each slice of lines in `parts` gives all t' positions and a part
+    of h: a layer of vectors has one, a convolution one for each line of its kernel, and they overlap. The
+    sums, laid out as (part, g, b, a), are viewed in `shape`, whose dimensions in `order` are the parameter's.
+    """
 
     inputs: Tensor
     slopes: Tensor
-    shape: torch.Size
+    shape: tuple[int, ...]
+    order: tuple[int, ...] | None = None
+    parts: tuple[slice, ...] = (slice(None),)
     _last: tuple[weakref.ref, Tensor] | None = field(default=None, init=False, repr=False)
 
     def gram(self, other: Products | Explicit) -> Tensor:
         """Take the cheapest of three ways: one position, pairs of positions, or the Jacobian itself."""
         if isinstance(other, Explicit):
             return self.explicit().gram(other)
-        n1, n2 = len(self.inputs), len(other.inputs)
         if self.single and other.single:
-            inner = self.inputs[:, 0, 0] @ other.inputs[:, 0, 0].T
-            return self.slopes_gram(other) * inner.view(n1, 1, n2, 1)
+            return self.slopes_gram(other) * _inner(self.inputs[:, 0, 0], other.inputs[:, 0, 0])
         if self._pairs_are_cheaper(other):
-            inner = torch.einsum("igta,jgsa->gitjs", self.inputs, other.inputs)
+            pairs = zip(self._split(), other._split(), strict=True)
+            inner = sum(torch.einsum("igta,jgsa->gitjs", one, two) for one, two in pairs)
             slopes = torch.einsum("icgtb,jdgsb->gicjdts", self.slopes, other.slopes)
             return torch.einsum("gitjs,gicjdts->icjd", inner, slopes)
         return self.explicit().gram(other)
@@ -106,21 +123,26 @@ class Products(_ByCombining):
     def combine(self, weights: Tensor) -> Tensor:
         """Sum the rows without forming them."""
         if self.single:
-            return (self._weighted(weights).T @ self.inputs[:, 0, 0]).view(self.shape)
-        slopes = torch.einsum("ic,icgtb->igtb", weights, self.slopes)
-        return torch.einsum("igtb,igta->gba", slopes, self.inputs).reshape(self.shape)
+            found = self._weighted(weights).T @ self.inputs[:, 0, 0, 0]
+        else:
+            slopes = torch.einsum("ic,icgtb->igtb", weights, self.slopes)
+            found = torch.stack([torch.einsum("igtb,igta->gba", slopes, part) for part in self._split()])
+        return _ordered(found.reshape(self.shape), self.order)
 
     def subtract(self, parameter: Tensor, weights: Tensor) -> None:
         """Subtract the combination, for a layer of vectors without forming it."""
-        if self.single and parameter.ndim == 2:
-            parameter.addmm_(self._weighted(weights).T, self.inputs[:, 0, 0], alpha=-1)
+        if self.single and self.order is None:
+            parameter.addmm_(self._weighted(weights).T, self.inputs[:, 0, 0, 0], alpha=-1)
         else:
             super().subtract(parameter, weights)
 
     def explicit(self) -> Explicit:
         """Form the Jacobian."""
-        jacobian = torch.einsum("icgtb,igta->icgba", self.slopes, self.inputs)
-        return Explicit(jacobian.flatten(2), self.shape)
+        n, k, groups, t, b = self.slopes.shape
+        slopes = self.slopes.permute(0, 2, 1, 4, 3).reshape(n * groups, k * b, t)
+        found = [torch.bmm(slopes, part.flatten(0, 1)).view(n, groups, k, -1) for part in self._split()]
+        jacobian = torch.stack(found, dim=1).permute(0, 3, 1, 2, 4)
+        return Explicit(jacobian.reshape(n, k, -1), self.shape, self.order)
 
     def compact(self) -> Products | Explicit:
         """Form the Jacobian if its product with itself is cheaper than pairs of positions."""
@@ -128,27 +150,27 @@ class Products(_ByCombining):
 
     @property
     def single(self) -> bool:
-        """Whether there is one position and one group: a layer of vectors."""
-        return self.inputs.shape[1] == self.inputs.shape[2] == 1
+        """Whether there is one position, one group and one part: a layer of vectors."""
+        return len(self.parts) == 1 and self.inputs.shape[1:4].numel() == 1
+
+    def _split(self) -> list[Tensor]:
+        """Return the parts, (n, g, t', a) each, without a copy if they take every line."""
+        return [self.inputs[:, :, lines].flatten(2, 3) for lines in self.parts]
 
     def slopes_gram(self, other: Products) -> Tensor:
         """Return the inner products of the slopes alone, (n1, k, n2, k); the bias asks for the same ones."""
         if self._last is None or self._last[0]() is not other:
-            k, b = self.slopes.shape[1], self.slopes.shape[-1]
-            product = self.slopes.reshape(-1, b) @ other.slopes.reshape(-1, b).T
             # Weakly: a reference to itself would keep its tensors until the next garbage collection.
-            self._last = (weakref.ref(other), product.view(len(self.slopes), k, len(other.slopes), k))
+            self._last = (weakref.ref(other), _inner(self.slopes[:, :, 0, 0], other.slopes[:, :, 0, 0]))
         return self._last[1]
 
     def _weighted(self, weights: Tensor) -> Tensor:
-        n, k = self.slopes.shape[:2]
-        slopes = self.slopes.reshape(n, k, -1)
-        return slopes[:, 0] * weights if k == 1 else torch.einsum("ic,icb->ib", weights, slopes)
+        slopes = self.slopes[:, :, 0, 0]
+        return slopes[:, 0] * weights if slopes.shape[1] == 1 else torch.einsum("ic,icb->ib", weights, slopes)
 
     def _pairs_are_cheaper(self, other: Products) -> bool:
-        n1, _, t1, a = self.inputs.shape
-        n2, t2 = other.inputs.shape[0], other.inputs.shape[2]
-        k, b = self.slopes.shape[1], self.slopes.shape[-1]
+        (n1, k, _, t1, b), (n2, *_, t2, _) = self.slopes.shape, other.slopes.shape
+        a = self.inputs.shape[-1] * len(self.parts)
         by_pairs = n1 * n2 * t1 * t2 * (a + k * k * (b + 1))
         by_jacobian = k * (n1 * t1 + n2 * t2) * a * b + n1 * n2 * k * k * a * b
         return by_pairs < by_jacobian
@@ -436,45 +458,54 @@ def _terms(module: nn.Module, given: Tensor, slopes: Tensor) -> dict[str, Term]:
 
 def _linear(module: nn.Linear, given: Tensor, slopes: Tensor) -> dict[str, Term]:
     n, k = slopes.shape[:2]
-    inputs = given.reshape(n, 1, -1, module.in_features)
+    inputs = given.reshape(n, 1, 1, -1, module.in_features)
     slopes = slopes.reshape(n, k, 1, -1, module.out_features)
-    return _weight_and_bias(module, inputs, slopes)
+    return _with_bias(module, Products(inputs, slopes, module.weight.shape))
 
 
 def _convolution(module: nn.Conv1d | nn.Conv2d, given: Tensor, slopes: Tensor) -> dict[str, Term]:
     flat = type(module) is nn.Conv1d
     if given.ndim != (3 if flat else 4):
         return {}
-    n, k = slopes.shape[:2]
-    patches = _patches(module, given.unsqueeze(2) if flat else given, flat)  # (n, channels · kernel, t)
-    if patches is None or patches.shape[2] != slopes.flatten(3).shape[3]:
-        return {}
-    groups = module.groups
-    inputs = patches.reshape(n, groups, -1, patches.shape[2]).transpose(2, 3)
+    (down, _), (height, width), (step, _) = (
+        (1, *size) if flat else size for size in (module.dilation, module.kernel_size, module.stride)
+    )
+    runs = _runs(module, given.unsqueeze(2) if flat else given, flat)
+    n, k, groups, channels = *slopes.shape[:2], module.groups, module.in_channels // module.groups
+    inputs = runs.unflatten(4, (groups, channels)).permute(0, 4, 1, 2, 3, 5)
+    inputs = inputs.reshape(n, groups, *runs.shape[1:3], width * channels)
     slopes = slopes.reshape(n, k, groups, module.out_channels // groups, -1).transpose(3, 4)
-    return _weight_and_bias(module, inputs, slopes)
+    last = runs.shape[1] - down * (height - 1)  # lines that a line of the kernel meets
+    parts = tuple(slice(down * i, down * i + last, step) for i in range(height))
+    if flat:
+        shape, order = (module.out_channels, width, channels), (0, 2, 1)
+    else:
+        shape, order = (height, module.out_channels, width, channels), (1, 3, 0, 2)
+    return _with_bias(module, Products(inputs, slopes, shape, order, parts))
 
 
-def _patches(module: nn.Conv1d | nn.Conv2d, image: Tensor, flat: bool) -> Tensor | None:
+def _runs(module: nn.Conv1d | nn.Conv2d, image: Tensor, flat: bool) -> Tensor:
+    """Return what each line of the kernel meets, a view (n, lines, places, kernel width, channels)."""
     kernel, stride, dilation = (
         (1, *size) if flat else tuple(size) for size in (module.kernel_size, module.stride, module.dilation)
     )
     if isinstance(module.padding, str):
-        if module.padding == "same":  # the odd pixel goes to the end
-            total = [d * (size - 1) for d, size in zip(dilation, kernel, strict=True)]
-            (top, left) = (part // 2 for part in total)
-            image = F.pad(image, (left, total[1] - left, top, total[0] - top))
-        padding = (0, 0)
+        total = [d * (size - 1) for d, size in zip(dilation, kernel, strict=True)]
+        both = [(part // 2, part - part // 2) for part in total]  # the odd pixel goes to the end
+        (top, bottom), (left, right) = both if module.padding == "same" else ((0, 0), (0, 0))
     else:
-        padding = (0, *module.padding) if flat else tuple(module.padding)
-    return F.unfold(image, kernel, dilation=dilation, padding=padding, stride=stride)
+        top, left = (0, *module.padding) if flat else module.padding
+        bottom, right = top, left
+    # Channels last: runs of them are copied several times faster than single numbers.
+    image = F.pad(image.permute(0, 2, 3, 1), (0, 0, left, right, top, bottom))
+    windows = image.unfold(2, dilation[1] * (kernel[1] - 1) + 1, stride[1])[..., :: dilation[1]]
+    return windows.transpose(3, 4)
 
 
-def _weight_and_bias(module: nn.Module, inputs: Tensor, slopes: Tensor) -> dict[str, Term]:
-    weight = Products(inputs, slopes, module.weight.shape)
+def _with_bias(module: nn.Module, weight: Products) -> dict[str, Term]:
     terms: dict[str, Term] = {"weight": weight}
     if module.bias is not None:
-        shape = module.bias.shape
+        shape, slopes = module.bias.shape, weight.slopes
         terms["bias"] = (
             Shift(weight, shape) if weight.single else Explicit(slopes.sum(dim=3).flatten(2), shape)
         )

@@ -201,9 +201,9 @@ class GramGaussNewton(torch.optim.Optimizer):
         if not callable(closure):
             raise ValueError(f"closure must be a function that returns the residuals, got {closure!r}")
         self._refuse_batch_statistics()
-        with watched(self._owners) as uses, _no_autocast(self._model), torch.enable_grad():
+        with watched(self._owners) as uses, _calls(self._model) as shapes, torch.enable_grad():
             residuals = closure()
-        self._refuse(residuals)
+        self._refuse(residuals, shapes)
         lr, damping = self._options()
         terms = self._terms(residuals, uses)
         flat = residuals.detach().reshape(-1)
@@ -236,7 +236,7 @@ class GramGaussNewton(torch.optim.Optimizer):
                     "or LayerNorm, or put that layer into evaluation mode"
                 )
 
-    def _refuse(self, residuals: object) -> None:
+    def _refuse(self, residuals: object, shapes: list[torch.Size]) -> None:
         """Refuse what is not a batch's residuals, and gradients that the step would not use."""
         shaped = isinstance(residuals, Tensor) and residuals.ndim in (1, 2) and residuals.numel() > 0
         if not shaped:
@@ -244,6 +244,12 @@ class GramGaussNewton(torch.optim.Optimizer):
             raise ValueError(
                 "closure must return the residuals f(x) − y of the batch, a tensor of shape (n,) or (n, k), "
                 f"and not their mean or the loss; got {found}"
+            )
+        n = len(residuals)
+        if n > 1 and residuals.shape == (n, n) and torch.Size((n, 1)) in shapes:
+            raise ValueError(
+                f"closure returned residuals of shape ({n}, {n}) for a model with outputs of shape ({n}, 1): "
+                f"the labels, of shape ({n},), were broadcast; give both the same shape"
             )
         if residuals.dtype not in (torch.float32, torch.float64):
             raise ValueError(
@@ -275,9 +281,7 @@ class GramGaussNewton(torch.optim.Optimizer):
         seen = structure(residuals, parameters, uses)
         known, step = self._seen.get(seen.key), self._state["step"]
         due = known is None or step < 2 or step % self._check_every == 0
-        captured = collect(
-            residuals, uses, list(parameters), retain_graph=due or bool(known), compact=True
-        )
+        captured = collect(residuals, uses, list(parameters), retain_graph=due or bool(known), compact=True)
         if due:
             self._refuse_other_parameters()
             generator = torch.Generator().manual_seed(step)
@@ -378,22 +382,27 @@ def _warn_late(found: set[str], known: tuple[str, ...] | None, step: int) -> Non
 
 
 @contextmanager
-def _no_autocast(model: nn.Module) -> Iterator[None]:
-    """Refuse to run the model under autocast, wherever it was switched on."""
+def _calls(model: nn.Module) -> Iterator[list[torch.Size]]:
+    """Note the shapes of the model's outputs, and refuse to run it under autocast."""
+    shapes: list[torch.Size] = []
 
-    def refuse(module: nn.Module, given: tuple) -> None:
-        device = next(module.parameters()).device.type
-        if torch.is_autocast_enabled(device):
+    def before(module: nn.Module, given: tuple) -> None:
+        if torch.is_autocast_enabled(next(module.parameters()).device.type):
             raise ValueError(
                 "closure runs the model under autocast: its rounding of J, at three digits or so, is larger "
                 "than the Gram matrix's small eigenvalues; leave autocast out of the closure"
             )
 
-    handle = model.register_forward_pre_hook(refuse)
+    def after(module: nn.Module, given: tuple, out: object) -> None:
+        if isinstance(out, Tensor):
+            shapes.append(out.shape)
+
+    handles = [model.register_forward_pre_hook(before), model.register_forward_hook(after)]
     try:
-        yield
+        yield shapes
     finally:
-        handle.remove()
+        for handle in handles:
+            handle.remove()
 
 
 def _trained(model: nn.Module) -> dict[str, nn.Parameter]:
