@@ -95,9 +95,10 @@ class Explicit(_ByCombining):
 class Products(_ByCombining):
     """Sums over positions of δ ⊗ h, for g groups of channels.
 
-    The `inputs` h have shape (n, g, l, t, a) and the `slopes` δ (n, k, g, t', b). The inputs have lines l of positions t. Each slice of lines in `parts` gives all t' positions and a part
-    of h: a layer of vectors has one, a convolution one for each line of its kernel, and they overlap. The
-    sums, laid out as (part, g, b, a), are viewed in `shape`, whose dimensions in `order` are the parameter's.
+    The `inputs` h have shape (n, g, l, t, a) and the `slopes` δ (n, k, g, t', b). The inputs have lines l
+    of positions t. Each slice of lines in `parts` gives all t' positions and a part of h: a layer of vectors
+    has one, a convolution one for each line of its kernel, and they overlap. The sums, laid out as
+    (part, g, b, a), are viewed in `shape`, whose dimensions in `order` are the parameter's.
     """
 
     inputs: Tensor
@@ -210,8 +211,10 @@ class Lookups(_ByCombining):
     slopes: Tensor
     shape: torch.Size
 
-    def gram(self, other: Lookups) -> Tensor:
+    def gram(self, other: Lookups | Explicit) -> Tensor:
         """Add the inner products of slopes over pairs of positions that looked up the same row."""
+        if isinstance(other, Explicit):
+            return self.explicit().gram(other)
         same = (self.rows[:, :, None, None] == other.rows).to(self.slopes)
         return torch.einsum("itjs,ictb,jdsb->icjd", same, self.slopes, other.slopes)
 

@@ -105,8 +105,9 @@ class GramGaussNewton(torch.optim.Optimizer):
     two samples, and gradients found in ``.grad`` are refused. A closure may evaluate the model several times
     and return ``torch.cat`` of the residuals: that is the step of the whole batch, through Jacobians.
 
-    *Precision.* float32 and float64. If the Cholesky factorization fails, or its solution is off by more
-    than a hundredth, the damping is raised tenfold until it does not; the first time with a warning.
+    *Precision.* float32 and float64. If the Cholesky factorization fails, or its solution leaves more
+    than a hundredth of r, then lr·α is raised to √ε of the type times the mean of the diagonal of G, and
+    tenfold from there on; the first time with a warning.
 
     References
     ----------
@@ -323,7 +324,9 @@ class GramGaussNewton(torch.optim.Optimizer):
             if bool((info == 0) & (left <= _SOLVED * torch.linalg.vector_norm(r))):
                 break
             self._refuse_not_finite(gram, r)
-            shift = max(10 * shift, torch.finfo(gram.dtype).eps * (float(gram.diagonal().mean()) or 1.0))
+            # With less the step would be rounding, with more it would be needlessly short.
+            least = math.sqrt(torch.finfo(gram.dtype).eps) * (float(gram.diagonal().mean()) or 1.0)
+            shift = max(10 * shift, least)
         used = damping if shift == lr * damping else shift / lr
         if used != damping:
             if not self._state["raised"]:
