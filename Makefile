@@ -51,7 +51,7 @@ record: env  ## run a lecture at full size and keep its results: LECTURE= PROFIL
 	$(BIN)/python -m tools.record "$$LECTURE" --profile "$$PROFILE" --dataset "$$DATASET" --set "$$SET" \
 	  --name "$(if $(findstring command,$(origin NAME)),$(NAME))" --commit "$$COMMIT" $(if $(ALLOW_DIRTY),--allow-dirty) $(if $(KEEP),--keep)
 
-bench: env  ## measure speed and memory: ROWS=training|lectures, QUICK=1 only shows that it runs
+bench: env  ## measure speed and memory: ROWS=training|optimizer|lectures, QUICK=1 only shows that it runs
 	$(BIN)/python -m benchmarks $(ROWS) $(if $(QUICK),--quick)
 
 new-lecture: env  ## lay out a lecture: NAME=chapters/3_training_speed/1_x TITLE="..."
