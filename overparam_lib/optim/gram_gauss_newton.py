@@ -6,6 +6,7 @@ import math
 import warnings
 from collections.abc import Callable, Hashable, Iterator
 from contextlib import contextmanager
+from typing import NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -20,6 +21,14 @@ __all__ = ["GramGaussNewton"]
 _SOLVED = 1e-2
 _GRAPHS = 64  # structures whose check is remembered
 _ROWS = 32  # of a Jacobian, that autograd computes at once
+
+
+class _Checked(NamedTuple):
+    """The last check of a graph: what was not covered, the number of checks so far, and the step."""
+
+    uncovered: tuple[str, ...]
+    times: int
+    step: int
 
 
 class GramGaussNewton(torch.optim.Optimizer):
@@ -64,7 +73,7 @@ class GramGaussNewton(torch.optim.Optimizer):
         parameter group, where it may be changed. The default is the theorem's; batches of real data ask for
         a positive value, on the scale of the Gram matrix's small eigenvalues.
     check_every : int, default 100
-        Period, in steps, of the check against autograd described below; 1 checks every step.
+        Steps after which the check against autograd described below is made anew; 1 checks every step.
 
     Attributes
     ----------
@@ -87,15 +96,16 @@ class GramGaussNewton(torch.optim.Optimizer):
     once or several times, are covered by products of what hooks see. For any other parameter (bare, tied
     between modules, of another layer, or used outside its layer) the rows of J come from autograd, one
     residual at a time: right for any network, at the price of n backward passes and n times its size.
+    A convolution's rows of J may be formed as well, where this is cheaper than pairs of positions.
 
     *What is checked.* Which parameters are covered is decided by a comparison with autograd, of a random
-    combination of all residuals' gradients, for all parameters. In this way samples that depend on each
-    other, outputs in another order than the inputs, subclasses and parametrizations are found. It costs
-    about one more backward pass, and is made in the first two steps, every `check_every` steps, and at each
-    step whose graph has not been seen: graphs are told apart by their operations, their edges, the
-    parameters at their leaves and the shapes of the layers' outputs. At every step, a parameter with
-    more edges in the graph than its layers account for is not covered, even if the extra use has no effect
-    as yet; so is one whose layer's input was changed in place.
+    combination of all residuals' gradients, for each parameter, to four digits in float32 and nine in
+    float64. In this way samples that depend on each other, outputs in another order than the inputs,
+    subclasses and parametrizations are found. It costs about one more backward pass, and is made in the
+    first two steps that have a graph, and once more when `check_every` steps have gone by: graphs are told
+    apart by their operations, their edges, the parameters at their leaves and the shapes of the layers'
+    outputs. A parameter with more edges in the graph than its layers account for is not covered, even if
+    the extra use has no effect as yet; nor is one whose layer's input was changed in place.
 
     *What can still be wrong.* A network that changes what it does between two checks without a change of
     its graph: one whose samples begin to depend on each other through a coefficient that was zero, or a
@@ -112,7 +122,8 @@ class GramGaussNewton(torch.optim.Optimizer):
     References
     ----------
     Cai, Gao, Hou, Chen, Wang, He, Zhang and Wang, "Gram-Gauss-Newton method: learning overparameterized
-    neural networks for regression problems", arXiv:1905.11675, 2019, equations (7) and (8).
+    neural networks for regression problems", arXiv:1905.11675, 2019: the step for a
+    mini-batch, with their λ and α.
 
     Examples
     --------
@@ -138,7 +149,7 @@ class GramGaussNewton(torch.optim.Optimizer):
         self._model, self._check_every, self._all = model, check_every, parameters
         self._owners = owners(model, list(parameters))
         self._damping = damping if callable(damping) else None
-        self._seen: dict[Hashable, tuple[str, ...]] = {}
+        self._seen: dict[Hashable, _Checked] = {}
         self.by_jacobian: tuple[str, ...] = ()
         alpha = damping(0) if callable(damping) else damping
         _require_number("damping", alpha)
@@ -214,8 +225,9 @@ class GramGaussNewton(torch.optim.Optimizer):
         else:
             v, self._state["damping"] = self._solve(gram, flat, lr, damping)
             v = v.reshape(len(residuals), -1) * lr
-            for name, parts in terms.items():
-                for part in parts:
+            # Last those through Jacobians: one of them may be, as it stands, the input of a layer.
+            for name in sorted(terms, key=lambda name: name in self.by_jacobian):
+                for part in terms[name]:
                     part.subtract(self._all[name], v)
         self._state["step"] += 1
         return residuals.detach()
@@ -276,27 +288,42 @@ class GramGaussNewton(torch.optim.Optimizer):
             if use.dtype != residuals.dtype:
                 raise ValueError(
                     f"{use.name or 'model'} computes in {use.dtype} and the residuals are {residuals.dtype}: "
-                    "the closure must compute in one type, without autocast"
+                    "the closure must compute in one type, labels included, without autocast"
                 )
-        parameters = {name: p for name, p in self._all.items() if p.requires_grad}
-        seen = structure(residuals, parameters, uses)
-        known, step = self._seen.get(seen.key), self._state["step"]
-        due = known is None or step < 2 or step % self._check_every == 0
-        captured = collect(residuals, uses, list(parameters), retain_graph=due or bool(known), compact=True)
+        parameters, step = {n: p for n, p in self._all.items() if p.requires_grad}, self._state["step"]
+        graph = structure(residuals, parameters, uses)
+        last = self._seen.get(graph.key)
+        due = last is None or last.times < 2 or step - last.step >= self._check_every
+        retain_graph = due or bool(last.uncovered)
+        captured = collect(residuals, uses, list(parameters), retain_graph=retain_graph, compact=True)
         if due:
             self._refuse_other_parameters()
-            generator = torch.Generator().manual_seed(step)
-            found = seen.strays() | set(uncovered(captured, parameters, generator))
-            _warn_late(found, known, step)
-            if len(self._seen) >= _GRAPHS:
-                self._seen.clear()
-            known = self._seen[seen.key] = tuple(name for name in parameters if name in found)
+            found = graph.strays() | set(uncovered(captured, parameters, torch.Generator().manual_seed(step)))
+            last = self._remember(graph.key, last, tuple(name for name in parameters if name in found))
+        known = last.uncovered
         self.by_jacobian = known
         for name, jacobian in _jacobians(residuals, {name: parameters[name] for name in known}).items():
             captured.terms[name] = [Explicit(jacobian, parameters[name].shape)]
         if not any(captured.terms.values()):
             raise ValueError("closure returned residuals that do not depend on the model's parameters")
         return captured.terms
+
+    def _remember(self, key: Hashable, last: _Checked | None, found: tuple[str, ...]) -> _Checked:
+        """Keep the outcome of a check, and say so if it is worse than that of the check before."""
+        step = self._state["step"]
+        late = [] if last is None else [name for name in found if name not in last.uncovered]
+        if late:
+            warnings.warn(
+                f"{', '.join(late)} did not pass the check of step {step}, and from here on goes through "
+                f"Jacobians; steps since the check of step {last.step} may have been wrong, which "
+                "check_every=1 avoids",
+                RuntimeWarning,
+                stacklevel=6,
+            )
+        if late or len(self._seen) >= _GRAPHS:
+            self._seen.clear()  # what happened in one graph may have happened in the others
+        self._seen[key] = _Checked(found, 1 if last is None else last.times + 1, step)
+        return self._seen[key]
 
     def _refuse_other_parameters(self) -> None:
         now = _trained(self._model)
@@ -335,7 +362,7 @@ class GramGaussNewton(torch.optim.Optimizer):
                     f"{damping:g} to {used:.3g} in step {self._state['step']}; later raises are counted in "
                     "the attribute raised",
                     RuntimeWarning,
-                    stacklevel=4,
+                    stacklevel=5,
                 )
             self._state["raised"] += 1
         return v, used
@@ -372,16 +399,6 @@ def _rows(flat: Tensor, parameters: list[nn.Parameter], rows: Tensor) -> list[Te
     except RuntimeError:  # an operation that is not made for it
         single = [torch.autograd.grad(flat, parameters, row, **options) for row in rows]
         return [torch.stack(found) for found in zip(*single, strict=True)]
-
-
-def _warn_late(found: set[str], known: tuple[str, ...] | None, step: int) -> None:
-    if known is not None and (late := sorted(found - set(known))):
-        warnings.warn(
-            f"{', '.join(late)} did not pass the check of step {step}, and from here on goes through "
-            "Jacobians; the steps since the check before may have been wrong, which check_every=1 avoids",
-            RuntimeWarning,
-            stacklevel=6,
-        )
 
 
 @contextmanager
