@@ -106,14 +106,23 @@ class Products(_ByCombining):
     shape: tuple[int, ...]
     order: tuple[int, ...] | None = None
     parts: tuple[slice, ...] = (slice(None),)
+    single: bool = field(init=False)  # one position, group and part: a layer of vectors
+    _flat: tuple[Tensor, Tensor] | None = field(default=None, init=False, repr=False)
     _last: tuple[weakref.ref, Tensor] | None = field(default=None, init=False, repr=False)
+
+    def __post_init__(self) -> None:
+        n, groups, lines, t, a = self.inputs.shape
+        self.single = groups == lines == t == len(self.parts) == 1
+        if self.single:
+            self._flat = (self.inputs.reshape(n, a), self.slopes.reshape(-1, self.slopes.shape[-1]))
 
     def gram(self, other: Products | Explicit) -> Tensor:
         """Take the cheapest of three ways: one position, pairs of positions, or the Jacobian itself."""
         if isinstance(other, Explicit):
             return self.explicit().gram(other)
         if self.single and other.single:
-            return self.slopes_gram(other) * _inner(self.inputs[:, 0, 0], other.inputs[:, 0, 0])
+            inner = self._flat[0] @ other._flat[0].T
+            return self.slopes_gram(other) * inner[:, None, :, None]
         if self._pairs_are_cheaper(other):
             pairs = zip(self._split(), other._split(), strict=True)
             inner = sum(torch.einsum("igta,jgsa->gitjs", one, two) for one, two in pairs)
@@ -124,7 +133,7 @@ class Products(_ByCombining):
     def combine(self, weights: Tensor) -> Tensor:
         """Sum the rows without forming them."""
         if self.single:
-            found = self._weighted(weights).T @ self.inputs[:, 0, 0, 0]
+            found = self._weighted(weights).T @ self._flat[0]
         else:
             slopes = torch.einsum("ic,icgtb->igtb", weights, self.slopes)
             found = torch.stack([torch.einsum("igtb,igta->gba", slopes, part) for part in self._split()])
@@ -133,7 +142,7 @@ class Products(_ByCombining):
     def subtract(self, parameter: Tensor, weights: Tensor) -> None:
         """Subtract the combination, for a layer of vectors without forming it."""
         if self.single and self.order is None:
-            parameter.addmm_(self._weighted(weights).T, self.inputs[:, 0, 0, 0], alpha=-1)
+            parameter.addmm_(self._weighted(weights).T, self._flat[0], alpha=-1)
         else:
             super().subtract(parameter, weights)
 
@@ -149,11 +158,6 @@ class Products(_ByCombining):
         """Form the Jacobian if its product with itself is cheaper than pairs of positions."""
         return self if self.single or self._pairs_are_cheaper(self) else self.explicit()
 
-    @property
-    def single(self) -> bool:
-        """Whether there is one position, one group and one part: a layer of vectors."""
-        return len(self.parts) == 1 and self.inputs.shape[1:4].numel() == 1
-
     def _split(self) -> list[Tensor]:
         """Return the parts, (n, g, t', a) each, without a copy if they take every line."""
         return [self.inputs[:, :, lines].flatten(2, 3) for lines in self.parts]
@@ -161,13 +165,15 @@ class Products(_ByCombining):
     def slopes_gram(self, other: Products) -> Tensor:
         """Return the inner products of the slopes alone, (n1, k, n2, k); the bias asks for the same ones."""
         if self._last is None or self._last[0]() is not other:
+            product = self._flat[1] @ other._flat[1].T
             # Weakly: a reference to itself would keep its tensors until the next garbage collection.
-            self._last = (weakref.ref(other), _inner(self.slopes[:, :, 0, 0], other.slopes[:, :, 0, 0]))
+            self._last = (weakref.ref(other), product.view(self.slopes.shape[:2] + other.slopes.shape[:2]))
         return self._last[1]
 
     def _weighted(self, weights: Tensor) -> Tensor:
-        slopes = self.slopes[:, :, 0, 0]
-        return slopes[:, 0] * weights if slopes.shape[1] == 1 else torch.einsum("ic,icb->ib", weights, slopes)
+        slopes = weights.reshape(-1, 1) * self._flat[1]
+        n, k = weights.shape
+        return slopes if k == 1 else slopes.view(n, k, -1).sum(dim=1)
 
     def _pairs_are_cheaper(self, other: Products) -> bool:
         (n1, k, _, t1, b), (n2, *_, t2, _) = self.slopes.shape, other.slopes.shape
@@ -192,7 +198,11 @@ class Shift(_ByCombining):
 
     def combine(self, weights: Tensor) -> Tensor:
         """Sum the slopes."""
-        return self.products._weighted(weights).sum(dim=0)
+        return weights.reshape(-1) @ self.products._flat[1]
+
+    def subtract(self, parameter: Tensor, weights: Tensor) -> None:
+        """Subtract that sum without forming it."""
+        parameter.addmv_(self.products._flat[1].T, weights.reshape(-1), alpha=-1)
 
     def explicit(self) -> Explicit:
         """Return the slopes."""
