@@ -104,10 +104,10 @@ def test_gram_gauss_newton_is_measured(without_peers, capsys):
     assert [row.target for row in steps] == [1.25, 1.1, 2.0, None, None, None]
     assert all(row.unit == "ratio" and row.value > 0 for row in steps)
     assert [row.unit for row in memory] == ["MB", "MB"] and all(row.value > 0 for row in memory)
-    assert [row.name.split(":")[0] for row in training[:9]] == ["search"] * 6 + ["best"] * 3
-    assert [row.unit for row in training[9:]] == ["ratio"] * 2
-    rates = [row.name.split("rate ")[1] for row in training[:6]]
-    assert rates == ["0.1", "0.2"] * 3  # the same search for each
+    assert [row.name.split(":")[0] for row in training[:12]] == ["search"] * 8 + ["best"] * 4
+    assert [row.unit for row in training[12:]] == ["ratio"] * 3
+    rates = [row.name.split("rate ")[1] for row in training[:8]]
+    assert rates == ["0.1", "0.2"] * 4  # the same search for each
 
 
 def test_a_run_ends_at_its_target_or_when_it_diverges():

@@ -922,6 +922,14 @@ def test_a_network_that_changes_its_graph_is_checked_again():
         torch.testing.assert_close(flat(net), expected, rtol=1e-10, atol=1e-11)
 
 
+def test_few_graphs_are_remembered():
+    net, x, y = problem(n=80)
+    optimizer = GramGaussNewton(net, damping=0.1)
+    for n in range(1, 71):
+        optimizer.step(lambda n=n: net(x[:n]) - y[:n])
+    assert 1 <= len(optimizer._seen) <= 64 and optimizer.by_jacobian == ()
+
+
 def test_a_graph_that_comes_seldom_is_checked_in_its_own_time():
     """The small batch that ends an epoch never comes at a multiple of the period."""
     with torch.random.fork_rng():
