@@ -291,6 +291,11 @@ class Use:
     shape: torch.Size
     dtype: torch.dtype
 
+    @property
+    def intact(self) -> bool:
+        """Whether the input is still what the layer was given."""
+        return self.given._version == self.version
+
 
 def owners(model: nn.Module, names: Sequence[str]) -> dict[str, nn.Module]:
     """Return the modules, by name, that own one of the named parameters."""
@@ -395,7 +400,7 @@ def collect(
     with torch.enable_grad():
         columns = outputs.reshape(n, -1)
         sums = columns.sum(dim=0).unbind()
-    uses = [use for use in uses if use.shape[:1] == (n,) and use.given._version == use.version]
+    uses = [use for use in uses if use.shape[:1] == (n,) and use.intact]
     edges, rows = [use.edge for use in uses], []
     for c, one in enumerate(sums):
         keep = retain_graph or c + 1 < len(sums)

@@ -24,8 +24,9 @@ _ROWS = 32  # of a Jacobian, that autograd computes at once
 
 
 class _Checked(NamedTuple):
-    """The last check of a graph: what was not covered, the number of checks so far, and the step."""
+    """The last check of a graph: what layers cover and what not, how many checks so far, and the step."""
 
+    covered: frozenset[str]
     uncovered: tuple[str, ...]
     times: int
     step: int
@@ -92,11 +93,12 @@ class GramGaussNewton(torch.optim.Optimizer):
 
     Notes
     -----
-    *Layers.* The weights of `Linear`, `Conv1d`, `Conv2d`, `Embedding`, `LayerNorm` and `GroupNorm`, used
-    once or several times, are covered by products of what hooks see. For any other parameter (bare, tied
-    between modules, of another layer, or used outside its layer) the rows of J come from autograd, one
-    residual at a time: right for any network, at the price of n backward passes and n times its size.
-    A convolution's rows of J may be formed as well, where this is cheaper than pairs of positions.
+    *Layers.* The weights and biases of `Linear`, `Conv1d`, `Conv2d`, `Embedding`, `LayerNorm` and
+    `GroupNorm`, used once or several times, are covered by products of what hooks see. For any other
+    parameter (bare, tied between modules, of another layer, or used outside its layer) the rows of J come
+    from autograd, one residual at a time: right for any network, at the price of n backward passes and n
+    times its size. A convolution's rows of J may be formed as well, where this is cheaper than pairs of
+    positions.
 
     *What is checked.* Which parameters are covered is decided by a comparison with autograd, of a random
     combination of all residuals' gradients, for each parameter, to four digits in float32 and nine in
@@ -116,8 +118,8 @@ class GramGaussNewton(torch.optim.Optimizer):
     and return ``torch.cat`` of the residuals: that is the step of the whole batch, through Jacobians.
 
     *Precision.* float32 and float64. If the Cholesky factorization fails, or its solution leaves more
-    than a hundredth of r, then lr·α is raised to √ε of the type times the mean of the diagonal of G, and
-    tenfold from there on; the first time with a warning.
+    than a hundredth of r, then lr·α is raised to √ε of the type times the mean of the diagonal of
+    :math:`JJ^\top`, and tenfold from there on; the first time with a warning.
 
     References
     ----------
@@ -297,9 +299,16 @@ class GramGaussNewton(torch.optim.Optimizer):
         retain_graph = due or bool(last.uncovered)
         captured = collect(residuals, uses, list(parameters), retain_graph=retain_graph, compact=True)
         if due:
+            self._refuse_not_finite(residuals)
             self._refuse_other_parameters()
             found = graph.strays() | set(uncovered(captured, parameters, torch.Generator().manual_seed(step)))
-            last = self._remember(graph.key, last, tuple(name for name in parameters if name in found))
+            last = self._remember(graph.key, last, found, captured.terms)
+        elif lost := last.covered - captured.terms.keys():
+            self._seen.clear()
+            raise ValueError(
+                f"model has layers that are no longer what they were at the last check: those of "
+                f"{', '.join(sorted(lost))}; take the step again, which checks anew"
+            )
         known = last.uncovered
         self.by_jacobian = known
         for name, jacobian in _jacobians(residuals, {name: parameters[name] for name in known}).items():
@@ -308,9 +317,12 @@ class GramGaussNewton(torch.optim.Optimizer):
             raise ValueError("closure returned residuals that do not depend on the model's parameters")
         return captured.terms
 
-    def _remember(self, key: Hashable, last: _Checked | None, found: tuple[str, ...]) -> _Checked:
+    def _remember(
+        self, key: Hashable, last: _Checked | None, wrong: set[str], terms: dict[str, list[Term]]
+    ) -> _Checked:
         """Keep the outcome of a check, and say so if it is worse than that of the check before."""
-        step = self._state["step"]
+        step, found = self._state["step"], tuple(name for name in self._all if name in wrong)
+        covered = frozenset(name for name, parts in terms.items() if parts and name not in wrong)
         late = [] if last is None else [name for name in found if name not in last.uncovered]
         if late:
             warnings.warn(
@@ -322,7 +334,7 @@ class GramGaussNewton(torch.optim.Optimizer):
             )
         if late or len(self._seen) >= _GRAPHS:
             self._seen.clear()  # what happened in one graph may have happened in the others
-        self._seen[key] = _Checked(found, 1 if last is None else last.times + 1, step)
+        self._seen[key] = _Checked(covered, found, 1 if last is None else last.times + 1, step)
         return self._seen[key]
 
     def _refuse_other_parameters(self) -> None:
@@ -333,8 +345,8 @@ class GramGaussNewton(torch.optim.Optimizer):
                 "make a new optimizer"
             )
 
-    def _refuse_not_finite(self, gram: Tensor, r: Tensor) -> None:
-        if not bool(torch.isfinite(r).all() & torch.isfinite(gram).all()):
+    def _refuse_not_finite(self, *found: Tensor) -> None:
+        if not all(bool(torch.isfinite(each).all()) for each in found):
             self._seen.clear()  # a check that met a NaN has told nothing
             raise ValueError("closure returned residuals that hold NaN or infinity, or have such derivatives")
 

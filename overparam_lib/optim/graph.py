@@ -22,8 +22,8 @@ class Structure:
     ----------
     key : hashable
         Equal for graphs of the same operations in the same order, between the same parameters and the same
-        layers, with outputs of the same shapes. Constants of operations (a factor, a permutation) are no
-        part of it.
+        layers, with outputs of the same shapes and inputs as they were given. Constants of operations (a
+        factor, a permutation) are no part of it.
     entries : dict of str to int
         For each parameter's name the number of edges from operations to it.
     uses : list of Use
@@ -75,7 +75,7 @@ def structure(outputs: Tensor, parameters: Mapping[str, nn.Parameter], uses: Seq
                 entries[name] = entries.get(name, 0) + 1
                 places.append(name)
         nodes.append(tuple(places))
-    seen = tuple([(use.name, index.get(use.edge.node), use.shape) for use in uses])
+    seen = tuple([(use.name, index.get(use.edge.node), use.shape, use.intact) for use in uses])
     return Structure(
         (tuple(nodes), outputs.shape, seen), entries, [use for use in uses if use.edge.node in index]
     )

@@ -733,6 +733,20 @@ def test_closures_that_return_something_else_are_refused(closure, message, lr):
     assert optimizer.by_jacobian == ()
 
 
+@pytest.mark.parametrize("steps", [1, 2])
+def test_nan_after_some_steps_is_refused_without_a_warning(steps):
+    net, x, y = problem()
+    optimizer = GramGaussNewton(net, damping=0.1)
+    for _ in range(steps):
+        optimizer.step(lambda: net(x) - y)
+    before = flat(net)
+    with pytest.raises(ValueError, match="NaN or infinity"):
+        optimizer.step(lambda: net(x) * math.nan if steps == 1 else net(x) - math.nan * y)
+    assert torch.equal(flat(net), before)
+    optimizer.step(lambda: net(x) - y)
+    assert optimizer.by_jacobian == ()
+
+
 def test_a_broadcast_of_the_labels_is_refused():
     net = nn.Linear(4, 1, dtype=DOUBLE)
     _, x, y = problem()
@@ -920,6 +934,49 @@ def test_a_network_that_changes_its_graph_is_checked_again():
         optimizer.step(lambda: net(x) - y)
         assert optimizer.by_jacobian == (("a.weight", "a.bias") if net.mix else ())
         torch.testing.assert_close(flat(net), expected, rtol=1e-10, atol=1e-11)
+
+
+def test_an_input_that_is_changed_later_on_is_refused_by_autograd():
+    net, x, y = problem()
+    optimizer = GramGaussNewton(net, damping=0.1)
+
+    def closure(change):
+        r = net(x) - y
+        if change:
+            x.mul_(2)
+        return r
+
+    for _ in range(3):
+        optimizer.step(lambda: closure(False))
+    before = flat(net)
+    with pytest.raises(RuntimeError, match="modified by an inplace operation"):
+        optimizer.step(lambda: closure(True))
+    assert torch.equal(flat(net), before)
+
+
+def test_a_layer_that_changes_its_ways_is_refused_and_then_checked():
+    class Words(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.words, self.out = nn.Embedding(7, 4), nn.Linear(4, 1)
+
+        def forward(self, x):
+            return self.out(self.words(x).mean(dim=1))[:, 0]
+
+    with torch.random.fork_rng():
+        torch.manual_seed(0)
+        net = Words().double()
+    x, y = torch.tensor([[0, 1, 1, 2], [3, 2, 2, 0], [6, 5, 1, 1]]), torch.ones(3, dtype=DOUBLE)
+    optimizer = GramGaussNewton(net, damping=0.1)
+    for _ in range(3):
+        optimizer.step(lambda: net(x) - y)
+    net.words.scale_grad_by_freq = True
+    before = flat(net)
+    with pytest.raises(ValueError, match="no longer what they were.*words.weight; take the step again"):
+        optimizer.step(lambda: net(x) - y)
+    assert torch.equal(flat(net), before)
+    optimizer.step(lambda: net(x) - y)
+    assert optimizer.by_jacobian == ("words.weight",)
 
 
 def test_few_graphs_are_remembered():
