@@ -114,7 +114,7 @@ class Products(_ByCombining):
         n, groups, lines, t, a = self.inputs.shape
         self.single = groups == lines == t == len(self.parts) == 1
         if self.single:
-            self._flat = (self.inputs.reshape(n, a), self.slopes.reshape(-1, self.slopes.shape[-1]))
+            self._flat = (self.inputs.view(n, a), self.slopes.reshape(-1, self.slopes.shape[-1]))
 
     def gram(self, other: Products | Explicit) -> Tensor:
         """Take the cheapest of three ways: one position, pairs of positions, or the Jacobian itself."""

@@ -215,7 +215,8 @@ class GramGaussNewton(torch.optim.Optimizer):
         if not callable(closure):
             raise ValueError(f"closure must be a function that returns the residuals, got {closure!r}")
         self._refuse_batch_statistics()
-        with watched(self._owners) as uses, _calls(self._model) as shapes, torch.enable_grad():
+        device = self.param_groups[0]["params"][0].device.type
+        with watched(self._owners) as uses, _calls(self._model, device) as shapes, torch.enable_grad():
             residuals = closure()
         self._refuse(residuals, shapes)
         lr, damping = self._options()
@@ -414,12 +415,12 @@ def _rows(flat: Tensor, parameters: list[nn.Parameter], rows: Tensor) -> list[Te
 
 
 @contextmanager
-def _calls(model: nn.Module) -> Iterator[list[torch.Size]]:
+def _calls(model: nn.Module, device: str) -> Iterator[list[torch.Size]]:
     """Note the shapes of the model's outputs, and refuse to run it under autocast."""
     shapes: list[torch.Size] = []
 
     def before(module: nn.Module, given: tuple) -> None:
-        if torch.is_autocast_enabled(next(module.parameters()).device.type):
+        if torch.is_autocast_enabled(device):
             raise ValueError(
                 "closure runs the model under autocast: its rounding of J, at three digits or so, is larger "
                 "than the Gram matrix's small eigenvalues; leave autocast out of the closure"
