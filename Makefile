@@ -52,12 +52,13 @@ record: env  ## run a lecture at full size and keep its results: LECTURE= PROFIL
 	$(BIN)/python -m tools.record "$$LECTURE" --profile "$$PROFILE" --dataset "$$DATASET" --set "$$SET" \
 	  --name "$(if $(findstring command,$(origin NAME)),$(NAME))" --commit "$$COMMIT" $(if $(ALLOW_DIRTY),--allow-dirty) $(if $(KEEP),--keep)
 
-bench: env  ## measure speed and memory: ROWS=training|kernels|lectures, QUICK=1 only shows that it runs
+bench: env  ## measure speed and memory: ROWS=training|kernels|optimizer|lectures, QUICK=1 only shows that it runs
 	$(BIN)/python -m benchmarks $(ROWS) $(if $(QUICK),--quick)
 
 bench-peers:  ## make .venv-peers, the environment of the libraries that bench compares with (JAX=0.4.30)
 	test -x $(PEERS)/bin/python || python3.11 -m venv $(PEERS)
 	$(PEERS)/bin/pip install -q --no-deps -r benchmarks/peers/requirements.txt
+	$(PEERS)/bin/pip install -q --no-deps --upgrade --target $(PEERS)/torch -r benchmarks/peers/requirements-torch.txt
 	$(if $(JAX),$(PEERS)/bin/pip install -q --no-deps jax==$(JAX) jaxlib==$(JAX))
 
 bench-scale: env  ## the number of Arora et al. for all of MNIST, resumable: ARGS="--n 8000 --out FOLDER"

@@ -1,6 +1,6 @@
 """Run the benchmarks, print their table, and write it as JSON with the machine's description.
 
-``python -m benchmarks [training] [kernels] [lectures] [--quick]``
+``python -m benchmarks [training] [kernels] [optimizer] [lectures] [--quick]``
 """
 
 from __future__ import annotations
@@ -12,13 +12,13 @@ import re
 import sys
 from pathlib import Path
 
-from benchmarks import kernels, lectures, training
+from benchmarks import gram_gauss_newton, kernels, lectures, training
 from benchmarks.row import Row, table
 from tools import ROOT
 from tools.machine import changes, commit, machine, now, versions
 
 RESULTS = ROOT / "_build" / "bench"
-GROUPS = ("training", "kernels", "lectures")
+GROUPS = ("training", "kernels", "optimizer", "lectures")
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -64,6 +64,7 @@ def as_json(row: Row) -> dict:
 def _measure(groups: list[str] | tuple[str, ...], quick: bool) -> list[Row]:
     rows = training.rows(quick) if "training" in groups else []
     rows += kernels.rows(quick) if "kernels" in groups else []
+    rows += gram_gauss_newton.rows(quick) if "optimizer" in groups else []
     # A lecture has one size, so a quick look leaves the lectures out.
     return rows + (lectures.rows() if "lectures" in groups and not quick else [])
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 import subprocess
+import sys
 import tempfile
 from collections.abc import Sequence
 from pathlib import Path
@@ -17,7 +18,14 @@ import torch
 from tools import ROOT
 
 ENVIRONMENT = ROOT / ".venv-peers"
+BESIDE_TORCH = ENVIRONMENT / "torch"  # packages that run in this process, with its torch
 MISSING = "peer not installed: make bench-peers"
+
+
+def beside_torch() -> None:
+    """Let the peers that are made of PyTorch be imported, if they are installed."""
+    if BESIDE_TORCH.is_dir() and str(BESIDE_TORCH) not in sys.path:
+        sys.path.append(str(BESIDE_TORCH))  # last: nothing of ours comes from there
 
 
 class PeerError(RuntimeError):

@@ -4,9 +4,10 @@ import itertools
 import json
 
 import pytest
+import torch
 
 from benchmarks import __main__ as bench
-from benchmarks import lectures, training
+from benchmarks import gram_gauss_newton, lectures, training
 from benchmarks.row import Row, ratios, table
 
 
@@ -88,3 +89,41 @@ def test_an_unknown_group_is_refused(capsys):
     with pytest.raises(SystemExit):
         bench.main(["speed"])
     assert "there is no group speed" in capsys.readouterr().err
+
+
+@pytest.fixture
+def without_peers(monkeypatch):
+    monkeypatch.setattr(gram_gauss_newton, "find_spec", lambda name: None)
+
+
+@pytest.mark.slow
+def test_gram_gauss_newton_is_measured(without_peers, capsys):
+    rows = gram_gauss_newton.rows(quick=True)
+    assert "SINGD" in capsys.readouterr().out  # left out, and said so
+    steps, memory, training = rows[:6], rows[6:8], rows[8:]
+    assert [row.target for row in steps] == [1.25, 1.1, 2.0, None, None, None]
+    assert all(row.unit == "ratio" and row.value > 0 for row in steps)
+    assert [row.unit for row in memory] == ["MB", "MB"] and all(row.value > 0 for row in memory)
+    assert [row.name.split(":")[0] for row in training[:12]] == ["search"] * 8 + ["best"] * 4
+    assert [row.unit for row in training[12:]] == ["ratio"] * 3
+    rates = [row.name.split("rate ")[1] for row in training[:8]]
+    assert rates == ["0.1", "0.2"] * 4  # the same search for each
+
+
+def test_a_run_ends_at_its_target_or_when_it_diverges():
+    problem = gram_gauss_newton.Regression(128, (64,))
+    reached = problem.run(gram_gauss_newton._ours, 1.0, 60)
+    assert reached.reached and len(reached.losses) < 60 and reached.seconds > 0
+    assert all(loss > gram_gauss_newton.TARGET for loss in reached.losses[:-1])
+    wild = problem.run(gram_gauss_newton._sgd, 2.0, 60)
+    assert not wild.reached and len(wild.losses) < 60
+    assert gram_gauss_newton._rank(reached) < gram_gauss_newton._rank(wild)
+
+
+def test_both_sides_of_a_step_have_the_same_network_and_batch():
+    for problem in (gram_gauss_newton.Problem.mlp(4, 8, 2), gram_gauss_newton.Problem.residual(4, 5, 2, 1)):
+        one, two = problem.start(), problem.start()
+        assert all(torch.equal(a, b) for a, b in zip(one.parameters(), two.parameters(), strict=True))
+        assert one(problem.x).shape == problem.y.shape
+        problem.sgd_step()()
+        problem.our_step()()
