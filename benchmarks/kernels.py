@@ -96,10 +96,16 @@ def empirical(sizes: Sizes, peer: Peer | None, folder: str) -> list[Row]:
         difference(found, contracted_jacobians(net, x)),
         lambda: ratios(ours, seconds(lambda: contracted_jacobians(net, x)), sizes.pairs),
     )
+    first = Row(
+        "EmpiricalNTK, first call",
+        f"the first call, which tests what the layers cover, over a later one, {size}",
+        "ratio",
+        ratios(ours, seconds(lambda: EmpiricalNTK(net)(x)), sizes.pairs),
+    )
     name, what = "neural-tangents over EmpiricalNTK", f"neural-tangents, its best method, over {size}"
     blank = Row(name, what, "ratio", (), 30, least=True)
     if peer is None:
-        return [by_hand, noted(blank, peers.MISSING)]
+        return [by_hand, first, noted(blank, peers.MISSING)]
     request = {"x": _saved(folder, "few", x), "weights": _saved_layers(folder, net)}
     about = peer.ask("versions")
     methods = [
@@ -114,7 +120,7 @@ def empirical(sizes: Sizes, peer: Peer | None, folder: str) -> list[Row]:
         )
         for method in about["methods"]
     ]
-    return [by_hand, best(blank, methods, about["jax"]), *methods]
+    return [by_hand, first, best(blank, methods, about["jax"]), *methods]
 
 
 def against(peer: Peer, blank: Row, ours: Tensor, timed: Timed, task: str, request: dict, pairs: int) -> Row:

@@ -3,17 +3,19 @@ r"""The neural tangent kernel of a network as it is, at finite width."""
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterable
+from collections.abc import Hashable, Iterable
 
 import torch
 from torch import Tensor, nn
 from torch.func import functional_call, jacrev, vmap
 
-from overparam_lib.kernels.layers import Capture, Explicit, capture, uncovered
+from overparam_lib.kernels.graph import structure
+from overparam_lib.kernels.layers import Capture, Explicit, collect, owners, uncovered, watched
 
 __all__ = ["EmpiricalNTK"]
 
 _GIB = 2**30
+_GRAPHS = 64  # whose check is remembered
 
 
 class EmpiricalNTK:
@@ -22,9 +24,10 @@ class EmpiricalNTK:
     .. math:: \Theta_{cc'}(x,x')=\langle\nabla_\theta f_c(x),\nabla_\theta f_{c'}(x')\rangle
 
     Evaluated layer by layer from the layers' inputs and output derivatives, without forming the Jacobian, for
-    `Linear`, `Conv1d`, `Conv2d`, `Embedding`, `LayerNorm` and `GroupNorm`, shared or not. At every call it is
-    tested against autograd which parameters are covered in this way; all others (bare parameters, tied
-    weights, layers that are not known) go through Jacobians of single samples.
+    `Linear`, `Conv1d`, `Conv2d`, `Embedding`, `LayerNorm` and `GroupNorm`, shared or not. It is tested
+    against autograd which parameters are covered in this way; all others (bare parameters, tied weights,
+    layers that are not known) go through Jacobians of single samples. The test is made anew whenever the
+    parameters have changed, or what the network computes has another graph of operations.
 
     Parameters
     ----------
@@ -63,6 +66,8 @@ class EmpiricalNTK:
         self.model, self.max_memory = model, max_memory
         self.names = _names(model, params)
         self.by_jacobian: tuple[str, ...] = ()
+        self._checked: dict[Hashable, frozenset[str]] = {}
+        self._each: dict[torch.Size, float] = {}  # bytes that a sample of this shape takes
 
     def __call__(self, x1: Tensor, x2: Tensor | None = None) -> Tensor:
         """Evaluate the kernel.
@@ -88,28 +93,29 @@ class EmpiricalNTK:
         for name, x in (("x1", x1), ("x2", x2)):
             if x is not None and (x.ndim < 1 or len(x) == 0):
                 raise ValueError(f"{name} must hold at least one input, got shape {tuple(x.shape)}")
-        scalar, rows = self._inspect(x1)
-        blocks1 = range(0, len(x1), rows)
-        blocks2 = blocks1 if x2 is None else range(0, len(x2), rows)
+        self._refuse_modes()
+        other = x1 if x2 is None else x2
+        rows = self._rows(x1)
+        blocks1, blocks2 = range(0, len(x1), rows), range(0, len(other), rows)
+        by_jacobian: set[str] = set()
         out = None
         for i in blocks1:
-            first = self._block(x1[i : i + rows])
+            first = self._block(x1[i : i + rows], by_jacobian)
             for j in blocks2:
                 if x2 is None and j < i:
                     continue
                 same = x2 is None and i == j
-                second = first if same else self._block((x1 if x2 is None else x2)[j : j + rows])
-                part = self._product(first, second)
+                second = first if same else self._block(other[j : j + rows], by_jacobian)
+                part = _product(first, second).permute(0, 2, 1, 3)
                 if out is None:
-                    k, other = part.shape[1], x1 if x2 is None else x2
-                    out = part.new_empty(len(x1), len(other), k, k)
-                part = part.permute(0, 2, 1, 3)
+                    out = part.new_empty(len(x1), len(other), *part.shape[2:])
                 if same:
                     part = (part + part.permute(1, 0, 3, 2)) / 2  # symmetric to the last digit
                 out[i : i + rows, j : j + rows] = part
                 if x2 is None and not same:
                     out[j : j + rows, i : i + rows] = part.permute(1, 0, 3, 2)
-        return out[:, :, 0, 0] if scalar else out
+        self.by_jacobian = tuple(name for name in self.names if name in by_jacobian)
+        return out[:, :, 0, 0] if first.scalar else out
 
     def fingerprint(self) -> str:
         """Return a text that another network, or this one with other weights, does not have.
@@ -126,8 +132,7 @@ class EmpiricalNTK:
             digest.update(value.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy().tobytes())
         return f"EmpiricalNTK of {', '.join(self.names)}, {digest.hexdigest()}"
 
-    def _inspect(self, x: Tensor) -> tuple[bool, int]:
-        """Refuse what cannot be evaluated, find what the layers cover, and choose the rows of a block."""
+    def _refuse_modes(self) -> None:
         for name, module in self.model.named_modules():
             if module.training and isinstance(module, nn.modules.batchnorm._BatchNorm):
                 raise ValueError(
@@ -136,56 +141,79 @@ class EmpiricalNTK:
                 )
             if module.training and isinstance(module, nn.modules.dropout._DropoutNd) and module.p > 0:
                 raise ValueError(f"model has dropout in training mode ({name}): call model.eval()")
-        few = x[: min(len(x), 3)]
-        captured = capture(self.model, few, self.names)
-        outputs = captured.outputs
+
+    def _rows(self, x: Tensor) -> int:
+        """Choose the rows of a block, by the memory that the samples before took, or a few of these."""
+        if x.shape[1:] not in self._each:
+            self._block(x[:3], set())
+        # Two blocks are held at once, and products of them; a third of the memory is for each.
+        return max(1, min(int(self.max_memory * _GIB / 3 / self._each[x.shape[1:]]), 1024))
+
+    def _block(self, x: Tensor, by_jacobian: set[str]) -> Capture:
+        """Return the terms of all parameters; add to `by_jacobian` those that the layers do not cover."""
+        parameters = {name: self.model.get_parameter(name) for name in self.names}
+        with watched(owners(self.model, self.names)) as uses, torch.enable_grad():
+            outputs = self.model(x)
+        if outputs.ndim not in (1, 2) or len(outputs) != len(x):
+            raise ValueError(
+                f"model must have outputs of shape ({len(x)},) or ({len(x)}, k), got {tuple(outputs.shape)}"
+            )
         if not torch.isfinite(outputs).all():
             raise ValueError("the model's outputs hold NaN or infinity")
+        graph = structure(outputs, parameters, uses)
+        key = (graph.key, tuple((id(p), p._version) for p in self.model.parameters()))
+        known = self._checked.get(key)
+        captured = collect(outputs, uses, self.names, retain_graph=known is None)
+        if known is None:
+            self._refuse_dependence(x, captured.outputs)
+            wrong = uncovered(captured, parameters, torch.Generator().manual_seed(0))
+            known = self._remember(key, graph.strays() | set(wrong))
+        captured.outputs = captured.outputs.detach()
+        for name, jacobian in self._jacobians(x, known).items():
+            rows = jacobian.reshape(*captured.outputs.shape, -1)
+            captured.terms[name] = [Explicit(rows, parameters[name].shape)]
+        by_jacobian |= known
+        size = sum(_size(term) for terms in captured.terms.values() for term in terms)
+        self._each[x.shape[1:]] = max(1, size * outputs.element_size() / len(x))
+        return captured
+
+    def _refuse_dependence(self, x: Tensor, outputs: Tensor) -> None:
+        few = range(min(len(x), 3))
         with torch.no_grad():
-            singles = [self.model(row[None]) for row in few]
-        alone = torch.cat([single.reshape(1, -1) for single in singles])
+            alone = torch.cat([self.model(x[i : i + 1]).reshape(1, -1) for i in few])
         close = 1e-4 if outputs.dtype == torch.float32 else 1e-9
-        if not (alone - outputs.detach()).abs().max() <= close * (1 + alone.abs().max()):
+        if not (alone - outputs.detach()[: len(few)]).abs().max() <= close * (1 + alone.abs().max()):
             raise ValueError(
                 "an output depends on other samples of the batch, or is random; the kernel is not defined"
             )
-        parameters = {name: self.model.get_parameter(name) for name in self.names}
-        self.by_jacobian = tuple(uncovered(captured, parameters, torch.Generator().manual_seed(0)))
-        each = sum(_size(term) for terms in captured.terms.values() for term in terms) / len(few)
-        each += outputs.shape[1] * sum(parameters[name].numel() for name in self.by_jacobian)
-        # Two blocks are held at once, and products of them; a third of the memory is for each.
-        rows = int(self.max_memory * _GIB / 3 / max(1, each * outputs.element_size()))
-        return singles[0].ndim == 1, max(1, min(rows, 1024))
 
-    def _block(self, x: Tensor) -> Capture:
-        layered = [name for name in self.names if name not in self.by_jacobian]
-        captured = capture(self.model, x, layered)
-        captured.outputs = captured.outputs.detach()
-        for name, jacobian in self._jacobians(x).items():
-            shape = self.model.get_parameter(name).shape
-            captured.terms[name] = [Explicit(jacobian.reshape(*captured.outputs.shape, -1), shape)]
-        return captured
+    def _remember(self, key: Hashable, found: set[str]) -> frozenset[str]:
+        if len(self._checked) >= _GRAPHS:
+            self._checked.clear()
+        self._checked[key] = frozenset(found)
+        return self._checked[key]
 
-    def _product(self, first: Capture, second: Capture) -> Tensor:
-        n1, k = first.outputs.shape
-        total = first.outputs.new_zeros(n1, k, len(second.outputs), k)
-        for name, terms in first.terms.items():
-            for one in terms:
-                for two in second.terms[name]:
-                    total += one.gram(two)
-        return total
-
-    def _jacobians(self, x: Tensor) -> dict[str, Tensor]:
-        if not self.by_jacobian:
+    def _jacobians(self, x: Tensor, names: frozenset[str]) -> dict[str, Tensor]:
+        if not names:
             return {}
         known = (*self.model.named_parameters(), *self.model.named_buffers())
         fixed = {name: value.detach() for name, value in known}
-        moving = {name: fixed[name] for name in self.by_jacobian}
+        moving = {name: fixed[name] for name in names}
 
         def outputs(parameters: dict[str, Tensor], row: Tensor) -> Tensor:
             return functional_call(self.model, {**fixed, **parameters}, (row[None],)).reshape(-1)
 
         return vmap(jacrev(outputs), in_dims=(None, 0))(moving, x)
+
+
+def _product(first: Capture, second: Capture) -> Tensor:
+    n1, k = first.outputs.shape
+    total = first.outputs.new_zeros(n1, k, len(second.outputs), k)
+    for name, terms in first.terms.items():
+        for one in terms:
+            for two in second.terms.get(name, ()):
+                total += one.gram(two)
+    return total
 
 
 def _names(model: nn.Module, params: Iterable[str | nn.Parameter] | None) -> tuple[str, ...]:

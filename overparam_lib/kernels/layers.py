@@ -12,7 +12,7 @@ one way (and not also elsewhere, through a function or another layer) is not gue
 autograd.
 
 Who runs the model does not matter: `watched` notes the layers' uses while any code runs it, and `collect`
-turns them and the outputs into terms. `capture` does both for a batch.
+turns them and the outputs into terms.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ from torch import Tensor, nn
 from torch.autograd.graph import GradientEdge, get_gradient_edge
 from torch.nn import functional as F
 
-__all__ = ["Capture", "Explicit", "Term", "Use", "capture", "collect", "owners", "uncovered", "watched"]
+__all__ = ["Capture", "Explicit", "Term", "Use", "collect", "owners", "uncovered", "watched"]
 
 
 class Term(Protocol):
@@ -255,10 +255,13 @@ class Capture:
         The outputs, part of the graph.
     terms : dict of str to list of Term
         For each parameter's name the terms of the layers that own it, one a use.
+    scalar : bool
+        Whether the outputs' shape was (n,).
     """
 
     outputs: Tensor
     terms: dict[str, list[Term]]
+    scalar: bool
 
 
 @dataclass
@@ -337,37 +340,6 @@ def watched(modules: dict[str, nn.Module]) -> Iterator[list[Use]]:
             handle.remove()
 
 
-def capture(model: nn.Module, x: Tensor, names: Sequence[str]) -> Capture:
-    """Run a batch forward, and backward once an output, and collect the terms of the named parameters.
-
-    Parameters
-    ----------
-    model : torch.nn.Module
-        A network with outputs of shape (n,) or (n, k).
-    x : Tensor of shape (n, …)
-        The batch.
-    names : sequence of str
-        Names of parameters, as in ``model.named_parameters()``.
-
-    Returns
-    -------
-    Capture
-        A name without a layer that is known has no term.
-
-    Raises
-    ------
-    ValueError
-        If the outputs have another shape.
-    """
-    with watched(owners(model, names)) as uses, torch.enable_grad():
-        outputs = model(x)
-    if outputs.ndim not in (1, 2) or len(outputs) != len(x):
-        raise ValueError(
-            f"model must have outputs of shape ({len(x)},) or ({len(x)}, k), got {tuple(outputs.shape)}"
-        )
-    return collect(outputs, uses, names)
-
-
 def collect(
     outputs: Tensor,
     uses: Sequence[Use],
@@ -414,7 +386,7 @@ def collect(
             name = f"{use.name}.{own}".removeprefix(".")
             if name in wanted:
                 terms.setdefault(name, []).append(term.compact() if compact else term)
-    return Capture(columns, terms)
+    return Capture(columns, terms, outputs.ndim == 1)
 
 
 def uncovered(captured: Capture, parameters: dict[str, Tensor], generator: torch.Generator) -> list[str]:

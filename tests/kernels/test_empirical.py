@@ -325,6 +325,80 @@ def test_chosen_parameters():
     torch.testing.assert_close(EmpiricalNTK(net)(x), rest)
 
 
+class Switched(nn.Module):
+    """Takes other ways when told to, and counts how often it runs."""
+
+    def __init__(self):
+        super().__init__()
+        self.a, self.b, self.way, self.runs = nn.Linear(4, 4), nn.Linear(4, 2), "layers", 0
+
+    def forward(self, x):
+        self.runs += 1
+        h = torch.tanh(self.a(x))
+        if self.way == "functional":  # the weight is used a second time, behind the layer's back
+            h = torch.tanh(F.linear(h, self.a.weight))
+        if self.way == "mixing":
+            h = h + h.mean(dim=0)
+        return self.b(h)
+
+
+def test_a_network_is_tested_once_while_it_and_its_weights_are_the_same():
+    torch.manual_seed(0)
+    net = Switched().double()
+    kernel, x = EmpiricalNTK(net), torch.randn(5, 4, generator=generator(0), dtype=DOUBLE)
+    torch.testing.assert_close(kernel(x), dense(net, x), rtol=1e-11, atol=1e-11)
+    first, net.runs = net.runs, 0
+    assert torch.equal(kernel(x), kernel(x)) and net.runs == 2 < first
+    net.way = "functional"
+    torch.testing.assert_close(kernel(x), dense(net, x), rtol=1e-11, atol=1e-11)
+    assert kernel.by_jacobian == ("a.weight",)
+    net.way, net.runs = "layers", 0
+    kernel(x)
+    assert kernel.by_jacobian == () and net.runs == 1
+    with torch.no_grad():
+        net.b.weight.mul_(2)
+    net.runs = 0
+    torch.testing.assert_close(kernel(x), dense(net, x), rtol=1e-11, atol=1e-11)
+    net.runs = 0
+    EmpiricalNTK(net)(x)
+    assert net.runs > 1
+    net.way = "mixing"
+    with pytest.raises(ValueError, match="an output depends on other samples"):
+        kernel(x)
+    with pytest.raises(ValueError, match="an output depends on other samples"):
+        kernel(x)
+
+
+def test_new_weights_are_tested_anew():
+    """A coefficient that was zero hid how the samples mix."""
+
+    class Mixed(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.a, self.share = nn.Linear(4, 1), nn.Parameter(torch.zeros(()))
+
+        def forward(self, x):
+            return self.a(x + self.share * x.mean(dim=0))
+
+    net = Mixed().double()
+    kernel, x = EmpiricalNTK(net, ["a.weight", "a.bias"]), torch.randn(5, 4, dtype=DOUBLE)
+    torch.testing.assert_close(kernel(x), dense(net, x, names=["a.weight", "a.bias"]), rtol=1e-11, atol=1e-11)
+    with torch.no_grad():
+        net.share.fill_(0.5)
+    with pytest.raises(ValueError, match="an output depends on other samples"):
+        kernel(x)
+
+
+def test_nan_of_any_sample_is_refused():
+    net = MLP(3, (4,), generator=generator(0))
+    x = torch.ones(9, 3)
+    kernel = EmpiricalNTK(net)
+    kernel(x)
+    x[7] = math.nan
+    with pytest.raises(ValueError, match="outputs hold NaN"):
+        kernel(x)
+
+
 def test_the_network_is_left_alone():
     net, x, _ = made("bare")
     net(x).sum().backward()
