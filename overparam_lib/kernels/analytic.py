@@ -16,7 +16,7 @@ __all__ = ["AnalyticKernel", "MLPNTK", "TwoLayerNTK"]
 
 # Blocks of this many rows and columns: their few temporaries stay near the processor's cores. Elsewhere it
 # takes large ones to keep the device busy.
-_BLOCK = {"cpu": (256, 512)}
+_BLOCK = {"cpu": (256, 1024)}
 _LARGE_BLOCK = (4096, 4096)
 
 
@@ -25,7 +25,7 @@ class _Rows:
 
     def __init__(self, name: str, x: Tensor) -> None:
         self.norms = _norms(name, x)
-        self.unit = torch.div(x, self.norms[:, None])  # float64, as the norms are
+        self.unit = x.to(torch.float64, copy=True).div_(self.norms[:, None])
 
 
 class AnalyticKernel(ABC):
@@ -72,8 +72,11 @@ class AnalyticKernel(ABC):
         """
 
     @abstractmethod
-    def _tile(self, angle: Angles, norms1: Tensor, norms2: Tensor) -> Tensor:
-        """Evaluate the kernel for angles (n1, n2) in its type, and norms (n1, 1) and (1, n2) in float64."""
+    def _tile(self, angle: Angles, norms1: Tensor, norms2: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """Evaluate the kernel for angles (n1, n2) in its type, and norms (n1, 1) and (1, n2) in float64.
+
+        The kernel is the product of the three results, which have these shapes.
+        """
 
     def _evaluate(self, x1: Tensor, x2: Tensor | None, function) -> Tensor:
         first = _Rows("x1", x1)
@@ -87,12 +90,15 @@ class AnalyticKernel(ABC):
             for j in _parts(i.start if x2 is None else 0, n2, columns):
                 diagonal = x2 is None and i.start == j.start  # it begins in the block's corner
                 angle = angles(first.unit[i], second.unit[j], x1.dtype, same=diagonal)
-                out[i, j] = block = function(angle, first.norms[i, None], second.norms[None, j])
-                if x2 is None:
-                    out[j, i] = block.T
+                value, size1, size2 = function(angle, first.norms[i, None], second.norms[None, j])
+                # In one type: torch multiplies mixed ones several times slower.
+                torch.mul(value.mul_(size1.to(value)), size2.to(value), out=out[i, j])
                 if diagonal:
                     square = out[i, i]
                     square.copy_(square.triu().add_(square.triu(1).T))  # symmetric to the last digit
+                if x2 is None:
+                    beyond = slice(i.stop if diagonal else j.start, j.stop)
+                    out[beyond, i] = out[i, beyond].T
         return out
 
 
@@ -148,14 +154,14 @@ class TwoLayerNTK(AnalyticKernel):
         r"""Return :math:`\|x\|^2/2`, or :math:`\|x\|^2` if both layers are trained; shape (n,)."""
         return (_norms("x", x).square() * (1.0 if self.trained == "both" else 0.5)).to(x.dtype)
 
-    def _tile(self, angle: Angles, norms1: Tensor, norms2: Tensor) -> Tensor:
+    def _tile(self, angle: Angles, norms1: Tensor, norms2: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         if self.trained == "second":
             value = kappa1(angle)
         else:
             value = angle.cos * kappa0(angle)
             if self.trained == "both":
                 value.add_(kappa1(angle))
-        return value.mul_(norms1 / 2).mul_(norms2)
+        return value, norms1 / 2, norms2
 
 
 @dataclass(frozen=True)
@@ -225,7 +231,12 @@ class MLPNTK(AnalyticKernel):
 
         Arguments, result and errors are those of the kernel itself.
         """
-        return self._evaluate(x1, x2, lambda *geometry: self._recursion(*geometry)[0])
+
+        def tile(angle: Angles, norms1: Tensor, norms2: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+            layers, size1, size2 = self._recursion(angle, norms1, norms2)
+            return layers.cos, size1, size2
+
+        return self._evaluate(x1, x2, tile)
 
     def diagonal(self, x: Tensor) -> Tensor:
         r"""Return :math:`\Theta^{(L)}(x,x)`, shape (n,)."""
@@ -236,26 +247,27 @@ class MLPNTK(AnalyticKernel):
             kernel = self.weight_variance / 2 * kernel + variance
         return kernel.to(x.dtype)
 
-    def _tile(self, angle: Angles, norms1: Tensor, norms2: Tensor) -> Tensor:
-        return self._recursion(angle, norms1, norms2)[1]
+    def _tile(self, angle: Angles, norms1: Tensor, norms2: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        layers, size1, size2 = self._recursion(angle, norms1, norms2)
+        return layers.kernel, size1, size2
 
-    def _recursion(self, angle: Angles, norms1: Tensor, norms2: Tensor) -> tuple[Tensor, Tensor]:
-        r"""Return :math:`\Sigma^{(L)}` and :math:`\Theta^{(L)}`, from the angles of the inputs."""
+    def _recursion(self, angle: Angles, norms1: Tensor, norms2: Tensor) -> tuple[Layers, Tensor, Tensor]:
+        """Return the last layer's state, and the sizes of the inputs there."""
         half, bias = self.weight_variance / 2, self.bias_variance
         size1, size2 = norms1, norms2  # √Σ(x,x); in float64, since they grow by a rounding a layer
         if bias:
-            squared, size1, size2 = _with_bias(angle.deficit / 2, size1, size2, bias)
-            angle = Angles(2 * squared, 2 - 2 * squared)
+            near, size1, size2 = _with_bias(angle.near, size1, size2, bias)
+            angle = Angles(near, 1 - near)
         layers = Layers(angle)
         for _ in range(self.depth):
             layers.advance()
             size1, size2 = math.sqrt(half) * size1, math.sqrt(half) * size2
             if bias:
                 layers.squared, new1, new2 = _with_bias(layers.squared, size1, size2, bias)
-                layers.kernel.mul_(size1 / new1).mul_(size2 / new2)
+                layers.kernel.mul_((size1 / new1).to(layers.kernel)).mul_((size2 / new2).to(layers.kernel))
                 size1, size2 = new1, new2
             layers.finish()
-        return layers.cos.mul_(size1).mul_(size2), layers.kernel.mul_(size1).mul_(size2)
+        return layers, size1, size2
 
 
 def _with_bias(squared: Tensor, size1: Tensor, size2: Tensor, bias: float) -> tuple[Tensor, Tensor, Tensor]:

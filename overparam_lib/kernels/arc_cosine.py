@@ -7,7 +7,8 @@ For unit vectors at angle :math:`\theta` and :math:`w\sim N(0,I)` (Cho and Saul 
         = \frac{\sin\theta+(\pi-\theta)\cos\theta}{\pi}.
 
 Both lose half of the digits near :math:`\theta=0` if θ is the arccos of a rounded inner product. So no
-cosine is kept here: what is kept is the deficit :math:`1-\cos\theta`, which has a small relative error.
+cosine is kept here: what is kept is :math:`\sin^2(\theta/2)=\frac12(1-\cos\theta)`, with a small relative
+error.
 """
 
 from __future__ import annotations
@@ -20,9 +21,9 @@ from torch import Tensor
 __all__ = ["Angles", "Layers", "angles", "kappa0", "kappa1"]
 
 # A float64 inner product of unit rows is wrong by some 1e-16, hence an angle θ by some 1e-16/θ. Below this
-# deficit, θ = 0.014, the rows are subtracted instead: their difference has hardly any error.
-_NEAR = 1e-4
-_OBTUSE = 1.8  # from this deficit on, θ = 143°, the angle to the opposite row is measured instead
+# sin²(θ/2), θ = 0.014, the rows are subtracted instead: their difference has hardly any error.
+_NEAR = 5e-5
+_OBTUSE = 0.9  # from this sin²(θ/2) on, θ = 143°, the angle to the opposite row is measured instead
 _PAIRS_AT_ONCE = 1 << 22  # numbers in the differences held at once: 32 MB
 
 
@@ -31,37 +32,34 @@ class Angles:
 
     Parameters
     ----------
-    deficit : Tensor of shape (n1, n2)
-        :math:`1-\cos\theta_{ij}`, with a small relative error also for tiny angles.
-    excess : Tensor of shape (n1, n2), optional
-        :math:`1+\cos\theta_{ij}`, with a small relative error also for angles near :math:`\pi`. It may be
+    near : Tensor of shape (n1, n2)
+        :math:`\sin^2(\theta_{ij}/2)`, with a small relative error also for tiny angles.
+    far : Tensor of shape (n1, n2), optional
+        :math:`\cos^2(\theta_{ij}/2)`, with a small relative error also for angles near :math:`\pi`. It may be
         left out if none is.
     """
 
-    def __init__(self, deficit: Tensor, excess: Tensor | None = None) -> None:
-        self.deficit, self.excess = deficit, excess
+    def __init__(self, near: Tensor, far: Tensor | None = None) -> None:
+        self.near, self.far = near, far
 
     @property
     def cos(self) -> Tensor:
         r""":math:`\cos\theta_{ij}`."""
-        if self.excess is None:
-            return 1 - self.deficit
-        return torch.where(self.deficit <= self.excess, 1 - self.deficit, self.excess - 1)
+        return torch.rsub(self.near, 1, alpha=2) if self.far is None else self.far - self.near
 
     @property
     def half(self) -> Tensor:
-        r""":math:`\theta_{ij}/2`, from :math:`1-\cos\theta=2\sin^2(\theta/2)`."""
-        if self.excess is None:
-            return (self.deficit / 2).sqrt_().asin_()
-        acute = self.deficit <= self.excess  # else the angle to the opposite row is measured
-        nearer = (torch.where(acute, self.deficit, self.excess) / 2).sqrt_().asin_()
+        r""":math:`\theta_{ij}/2`."""
+        if self.far is None:
+            return self.near.sqrt().asin_()
+        acute = self.near <= self.far  # else the angle to the opposite row is measured
+        nearer = torch.where(acute, self.near, self.far).sqrt_().asin_()
         return torch.where(acute, nearer, math.pi / 2 - nearer)
 
     @property
     def half_sin(self) -> Tensor:
-        r""":math:`\frac12\sin\theta_{ij}`."""
-        excess = 2 - self.deficit if self.excess is None else self.excess
-        return (self.deficit * excess).sqrt_().div_(2)
+        r""":math:`\frac12\sin\theta_{ij}=\sin(\theta_{ij}/2)\cos(\theta_{ij}/2)`."""
+        return (self.near * (1 - self.near if self.far is None else self.far)).sqrt_()
 
 
 def angles(u1: Tensor, u2: Tensor, dtype: torch.dtype | None = None, *, same: bool = False) -> Angles:
@@ -70,7 +68,7 @@ def angles(u1: Tensor, u2: Tensor, dtype: torch.dtype | None = None, *, same: bo
     Inner products are taken in float64; pairs of rows that nearly coincide, or are nearly opposite, are
     subtracted, or added, instead:
 
-    .. math:: 1-\cos\theta = \tfrac12\|u-u'\|^2, \qquad 1+\cos\theta = \tfrac12\|u+u'\|^2 .
+    .. math:: \sin^2(\theta/2) = \tfrac14\|u-u'\|^2, \qquad \cos^2(\theta/2) = \tfrac14\|u+u'\|^2 .
 
     Parameters
     ----------
@@ -86,19 +84,20 @@ def angles(u1: Tensor, u2: Tensor, dtype: torch.dtype | None = None, *, same: bo
     Angles
         With matrices of shape (n1, n2).
     """
-    cos = u1 @ u2.T
+    exact = torch.addmm(u1.new_full((1,), 0.5), u1, u2.T, alpha=-0.5)  # ½ − ½ cos θ
     single = dtype == torch.float32
-    if single and cos.min() > 1 - _OBTUSE:
-        deficit = cos.neg_().add_(1).clamp_(min=0).float()
-        return Angles(deficit.fill_diagonal_(0) if same else deficit)
-    deficit, excess = (1 - cos).clamp_(min=0), cos.add_(1).clamp_(min=0)
-    if not single:
-        _subtract_rows(deficit, excess, u1, u2)
-        _subtract_rows(excess, deficit, u1, -u2)
+    near = (exact.float() if single else exact.clone()).clamp_(min=0)
     if same:
-        deficit.fill_diagonal_(0)
-        excess.fill_diagonal_(2)
-    return Angles(deficit.float(), excess.float()) if single else Angles(deficit, excess)
+        near.fill_diagonal_(0)
+    if single and near.max() < _OBTUSE:
+        return Angles(near)
+    far = exact.neg_().add_(1).clamp_(min=0).to(near)
+    if same:
+        far.fill_diagonal_(1)
+    if not single:
+        _subtract_rows(near, far, u1, u2)
+        _subtract_rows(far, near, u1, -u2)
+    return Angles(near, far)
 
 
 def kappa0(angle: Angles) -> Tensor:
@@ -127,7 +126,7 @@ class Layers:
     Parameters
     ----------
     angle : Angles
-        Those of the inputs. Its deficit is changed.
+        Those of the inputs. Its tensors are changed.
 
     Attributes
     ----------
@@ -138,10 +137,9 @@ class Layers:
     """
 
     def __init__(self, angle: Angles) -> None:
-        self._angle: Angles | None = angle if angle.excess is not None else None
-        self._cos = angle.cos
-        self.kernel = self._cos.clone()
-        self.squared = angle.deficit.div_(2) if self._angle is None else angle.deficit / 2
+        self._angle: Angles | None = angle if angle.far is not None else None
+        self._cos, self.squared = angle.cos, angle.near
+        self.kernel = self._cos  # before the first layer
         self._sin, self._half = torch.empty_like(self.squared), torch.empty_like(self.squared)
 
     def advance(self) -> None:
@@ -151,7 +149,10 @@ class Layers:
             sin = torch.addcmul(self.squared, self.squared, self.squared, value=-1, out=self._sin).sqrt_()
         else:  # only the first layer has angles beyond π/2
             half, sin, self._angle = self._angle.half, self._angle.half_sin, None
-        self.kernel.addcmul_(self.kernel, half, value=-2 / math.pi)  # κ₀ = 1 − θ/π
+        into = self.kernel if self.kernel is not self._cos else None
+        self.kernel = torch.addcmul(
+            self.kernel, self.kernel, half, value=-2 / math.pi, out=into
+        )  # κ₀ = 1 − θ/π
         self.squared.sub_(sin.addcmul_(half, self._cos, value=-1), alpha=1 / math.pi).clamp_(min=0)
 
     def finish(self) -> None:
@@ -165,10 +166,10 @@ class Layers:
         return self._cos
 
 
-def _subtract_rows(deficit: Tensor, excess: Tensor, u1: Tensor, u2: Tensor) -> None:
-    rows, columns = (deficit < _NEAR).nonzero(as_tuple=True)
+def _subtract_rows(near: Tensor, far: Tensor, u1: Tensor, u2: Tensor) -> None:
+    rows, columns = (near < _NEAR).nonzero(as_tuple=True)
     at_once = max(1, _PAIRS_AT_ONCE // u1.shape[1])
     for i, j in zip(rows.split(at_once), columns.split(at_once), strict=True):
-        exact = (u1[i] - u2[j]).square().sum(dim=1) / 2
-        deficit[i, j] = exact
-        excess[i, j] = 2 - exact
+        exact = (u1[i] - u2[j]).square().sum(dim=1) / 4
+        near[i, j] = exact
+        far[i, j] = 1 - exact

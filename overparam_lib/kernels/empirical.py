@@ -66,6 +66,8 @@ class EmpiricalNTK:
         self.model, self.max_memory = model, max_memory
         self.names = _names(model, params)
         self.by_jacobian: tuple[str, ...] = ()
+        # A layer that is put into the model later is not watched, so its parameters go through Jacobians.
+        self._owners = owners(model, self.names)
         self._checked: dict[Hashable, frozenset[str]] = {}
         self._each: dict[torch.Size, float] = {}  # bytes that a sample of this shape takes
 
@@ -151,8 +153,9 @@ class EmpiricalNTK:
 
     def _block(self, x: Tensor, by_jacobian: set[str]) -> Capture:
         """Return the terms of all parameters; add to `by_jacobian` those that the layers do not cover."""
-        parameters = {name: self.model.get_parameter(name) for name in self.names}
-        with watched(owners(self.model, self.names)) as uses, torch.enable_grad():
+        everything = dict(self.model.named_parameters())
+        parameters = {name: everything[name] for name in self.names}
+        with watched(self._owners) as uses, torch.enable_grad():
             outputs = self.model(x)
         if outputs.ndim not in (1, 2) or len(outputs) != len(x):
             raise ValueError(
@@ -161,7 +164,7 @@ class EmpiricalNTK:
         if not torch.isfinite(outputs).all():
             raise ValueError("the model's outputs hold NaN or infinity")
         graph = structure(outputs, parameters, uses)
-        key = (graph.key, tuple((id(p), p._version) for p in self.model.parameters()))
+        key = (graph.key, tuple([(id(p), p._version) for p in everything.values()]))
         known = self._checked.get(key)
         captured = collect(outputs, uses, self.names, retain_graph=known is None)
         if known is None:
