@@ -107,13 +107,19 @@ def a_run(problem: Problem, probes: Callable[[], list[Probe]], pairs: int) -> li
     return ratios(with_start(by_hand), with_start(by_train, probes=probes), pairs)
 
 
-def seconds(work: Callable[[], object]) -> Timed:
-    """Return a function that does the work and returns the seconds it took."""
+def seconds(work: Callable[[], object], least: float = 0.0) -> Timed:
+    """Return a function that does the work and returns the seconds it took.
+
+    Work of a few milliseconds is repeated until `least` seconds are over, and the mean returned: a single
+    time would be that of caches and threads which the other side of the pair has left behind.
+    """
 
     def timed() -> float:
-        begun = time.perf_counter()
-        work()
-        return time.perf_counter() - begun
+        begun, times = time.perf_counter(), 0
+        while not times or time.perf_counter() - begun < least:
+            work()
+            times += 1
+        return (time.perf_counter() - begun) / times
 
     return timed
 
