@@ -16,7 +16,7 @@ __all__ = ["AnalyticKernel", "MLPNTK", "TwoLayerNTK"]
 
 # Blocks of this many rows and columns: their few temporaries stay near the processor's cores. Elsewhere it
 # takes large ones to keep the device busy.
-_BLOCK = {"cpu": (256, 1024)}
+_BLOCK = {"cpu": (256, 2048)}
 _LARGE_BLOCK = (4096, 4096)
 
 
@@ -24,8 +24,9 @@ class _Rows:
     """Inputs in float64, as norms and unit rows; others than finite, nonzero rows are refused."""
 
     def __init__(self, name: str, x: Tensor) -> None:
-        self.norms = _norms(name, x)
-        self.unit = x.to(torch.float64, copy=True).div_(self.norms[:, None])
+        own = _doubled(name, x)
+        self.norms = _norms(name, own)
+        self.unit = own.div_(self.norms[:, None])
 
 
 class AnalyticKernel(ABC):
@@ -152,7 +153,7 @@ class TwoLayerNTK(AnalyticKernel):
 
     def diagonal(self, x: Tensor) -> Tensor:
         r"""Return :math:`\|x\|^2/2`, or :math:`\|x\|^2` if both layers are trained; shape (n,)."""
-        return (_norms("x", x).square() * (1.0 if self.trained == "both" else 0.5)).to(x.dtype)
+        return (_norms("x", _doubled("x", x)).square() * (1.0 if self.trained == "both" else 0.5)).to(x.dtype)
 
     def _tile(self, angle: Angles, norms1: Tensor, norms2: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         if self.trained == "second":
@@ -240,7 +241,7 @@ class MLPNTK(AnalyticKernel):
 
     def diagonal(self, x: Tensor) -> Tensor:
         r"""Return :math:`\Theta^{(L)}(x,x)`, shape (n,)."""
-        variance = _norms("x", x).square() + self.bias_variance
+        variance = _norms("x", _doubled("x", x)).square() + self.bias_variance
         kernel = variance
         for _ in range(self.depth):
             variance = self.weight_variance / 2 * variance + self.bias_variance
@@ -290,13 +291,18 @@ def _parts(start: int, stop: int, size: int) -> list[slice]:
     return [slice(at, min(at + size, stop)) for at in range(start, stop, size)]
 
 
-def _norms(name: str, x: Tensor) -> Tensor:
-    """Check the inputs, and return their norms, float64, shape (n,)."""
+def _doubled(name: str, x: Tensor) -> Tensor:
+    """Check the inputs, and return a copy in float64."""
     if x.ndim != 2 or 0 in x.shape:
         raise ValueError(f"{name} must be a matrix of inputs, shape (n, d), got shape {tuple(x.shape)}")
     if x.dtype not in (torch.float32, torch.float64):
         raise ValueError(f"{name} must be float32 or float64, got {x.dtype}")
-    norms = torch.linalg.vector_norm(x, dim=1, dtype=torch.float64)
+    return x.to(torch.float64, copy=True)
+
+
+def _norms(name: str, x: Tensor) -> Tensor:
+    """Return the norms of inputs in float64, shape (n,); refuse rows that have no angle."""
+    norms = torch.linalg.vector_norm(x, dim=1)
     if not (torch.isfinite(norms) & (norms > 0)).all():
         raise ValueError(f"{name} {_fault(x, norms)}")
     return norms
