@@ -161,7 +161,7 @@ class EmpiricalNTK:
             raise ValueError(
                 f"model must have outputs of shape ({len(x)},) or ({len(x)}, k), got {tuple(outputs.shape)}"
             )
-        if not torch.isfinite(outputs).all():
+        if not outputs.sum().isfinite() and not torch.isfinite(outputs).all():
             raise ValueError("the model's outputs hold NaN or infinity")
         graph = structure(outputs, parameters, uses)
         key = (graph.key, tuple([(id(p), p._version) for p in everything.values()]))
@@ -171,13 +171,15 @@ class EmpiricalNTK:
             self._refuse_dependence(x, captured.outputs)
             wrong = uncovered(captured, parameters, torch.Generator().manual_seed(0))
             known = self._remember(key, graph.strays() | set(wrong))
+            self._each.pop(x.shape[1:], None)
         captured.outputs = captured.outputs.detach()
         for name, jacobian in self._jacobians(x, known).items():
             rows = jacobian.reshape(*captured.outputs.shape, -1)
             captured.terms[name] = [Explicit(rows, parameters[name].shape)]
         by_jacobian |= known
-        size = sum(_size(term) for terms in captured.terms.values() for term in terms)
-        self._each[x.shape[1:]] = max(1, size * outputs.element_size() / len(x))
+        if x.shape[1:] not in self._each:
+            size = sum(_size(term) for terms in captured.terms.values() for term in terms)
+            self._each[x.shape[1:]] = max(1, size * outputs.element_size() / len(x))
         return captured
 
     def _refuse_dependence(self, x: Tensor, outputs: Tensor) -> None:

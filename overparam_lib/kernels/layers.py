@@ -371,12 +371,12 @@ def collect(
     wanted, n = set(names), len(outputs)
     with torch.enable_grad():
         columns = outputs.reshape(n, -1)
-        sums = columns.sum(dim=0).unbind()
     uses = [use for use in uses if use.shape[:1] == (n,) and use.intact]
-    edges, rows = [use.edge for use in uses], []
-    for c, one in enumerate(sums):
-        keep = retain_graph or c + 1 < len(sums)
-        rows.append(torch.autograd.grad(one, edges, retain_graph=keep, allow_unused=True) if edges else ())
+    edges, rows, k = [use.edge for use in uses], [], columns.shape[1]
+    for c, chosen in enumerate(torch.eye(k, dtype=outputs.dtype, device=outputs.device)):
+        how = {"retain_graph": retain_graph or c + 1 < k, "allow_unused": True}
+        weights = chosen.expand(n, k).reshape(outputs.shape)
+        rows.append(torch.autograd.grad(outputs, edges, weights, **how) if edges else ())
     terms: dict[str, list[Term]] = {}
     for index, use in enumerate(uses):
         slopes = [outputs.new_zeros(use.shape) if row[index] is None else row[index] for row in rows]
