@@ -106,23 +106,11 @@ class Products(_ByCombining):
     shape: tuple[int, ...]
     order: tuple[int, ...] | None = None
     parts: tuple[slice, ...] = (slice(None),)
-    single: bool = field(init=False)  # one position, group and part: a layer of vectors
-    _flat: tuple[Tensor, Tensor] | None = field(default=None, init=False, repr=False)
-    _last: tuple[weakref.ref, Tensor] | None = field(default=None, init=False, repr=False)
 
-    def __post_init__(self) -> None:
-        n, groups, lines, t, a = self.inputs.shape
-        self.single = groups == lines == t == len(self.parts) == 1
-        if self.single:
-            self._flat = (self.inputs.view(n, a), self.slopes.reshape(-1, self.slopes.shape[-1]))
-
-    def gram(self, other: Products | Explicit) -> Tensor:
-        """Take the cheapest of three ways: one position, pairs of positions, or the Jacobian itself."""
-        if isinstance(other, Explicit):
+    def gram(self, other: Products | Vectors | Explicit) -> Tensor:
+        """Take the cheaper of two ways: pairs of positions, or the Jacobian itself."""
+        if not isinstance(other, Products):
             return self.explicit().gram(other)
-        if self.single and other.single:
-            inner = self._flat[0] @ other._flat[0].T
-            return self.slopes_gram(other) * inner[:, None, :, None]
         if self._pairs_are_cheaper(other):
             pairs = zip(self._split(), other._split(), strict=True)
             inner = sum(torch.einsum("igta,jgsa->gitjs", one, two) for one, two in pairs)
@@ -132,19 +120,9 @@ class Products(_ByCombining):
 
     def combine(self, weights: Tensor) -> Tensor:
         """Sum the rows without forming them."""
-        if self.single:
-            found = self._weighted(weights).T @ self._flat[0]
-        else:
-            slopes = torch.einsum("ic,icgtb->igtb", weights, self.slopes)
-            found = torch.stack([torch.einsum("igtb,igta->gba", slopes, part) for part in self._split()])
+        slopes = torch.einsum("ic,icgtb->igtb", weights, self.slopes)
+        found = torch.stack([torch.einsum("igtb,igta->gba", slopes, part) for part in self._split()])
         return _ordered(found.reshape(self.shape), self.order)
-
-    def subtract(self, parameter: Tensor, weights: Tensor) -> None:
-        """Subtract the combination, for a layer of vectors without forming it."""
-        if self.single and self.order is None:
-            parameter.addmm_(self._weighted(weights).T, self._flat[0], alpha=-1)
-        else:
-            super().subtract(parameter, weights)
 
     def explicit(self) -> Explicit:
         """Form the Jacobian."""
@@ -156,24 +134,11 @@ class Products(_ByCombining):
 
     def compact(self) -> Products | Explicit:
         """Form the Jacobian if its product with itself is cheaper than pairs of positions."""
-        return self if self.single or self._pairs_are_cheaper(self) else self.explicit()
+        return self if self._pairs_are_cheaper(self) else self.explicit()
 
     def _split(self) -> list[Tensor]:
         """Return the parts, (n, g, t', a) each, without a copy if they take every line."""
         return [self.inputs[:, :, lines].flatten(2, 3) for lines in self.parts]
-
-    def slopes_gram(self, other: Products) -> Tensor:
-        """Return the inner products of the slopes alone, (n1, k, n2, k); the bias asks for the same ones."""
-        if self._last is None or self._last[0]() is not other:
-            product = self._flat[1] @ other._flat[1].T
-            # Weakly: a reference to itself would keep its tensors until the next garbage collection.
-            self._last = (weakref.ref(other), product.view(self.slopes.shape[:2] + other.slopes.shape[:2]))
-        return self._last[1]
-
-    def _weighted(self, weights: Tensor) -> Tensor:
-        slopes = weights.reshape(-1, 1) * self._flat[1]
-        n, k = weights.shape
-        return slopes if k == 1 else slopes.view(n, k, -1).sum(dim=1)
 
     def _pairs_are_cheaper(self, other: Products) -> bool:
         (n1, k, _, t1, b), (n2, *_, t2, _) = self.slopes.shape, other.slopes.shape
@@ -184,29 +149,72 @@ class Products(_ByCombining):
 
 
 @dataclass
-class Shift(_ByCombining):
-    """The bias beside a weight with one position: sums of δ."""
+class Vectors(_ByCombining):
+    """δ ⊗ h of a layer of vectors, whose weight is (b, a): `inputs` h (n, a) and `slopes` δ (n, k, b)."""
 
-    products: Products
-    shape: torch.Size
+    inputs: Tensor
+    slopes: Tensor
+    _last: tuple[weakref.ref, Tensor] | None = field(default=None, init=False, repr=False)
+
+    def gram(self, other: Vectors | Products | Explicit) -> Tensor:
+        """Multiply the inner products of the slopes by those of the inputs."""
+        if not isinstance(other, Vectors):
+            return self.explicit().gram(other)
+        inner = self.inputs @ other.inputs.T
+        return self.slopes_gram(other) * inner[:, None, :, None]
+
+    def combine(self, weights: Tensor) -> Tensor:
+        """Sum the rows without forming them."""
+        return self._weighted(weights).T @ self.inputs
+
+    def subtract(self, parameter: Tensor, weights: Tensor) -> None:
+        """Subtract the combination without forming it."""
+        parameter.addmm_(self._weighted(weights).T, self.inputs, alpha=-1)
+
+    def explicit(self) -> Explicit:
+        """Form the Jacobian."""
+        jacobian = torch.einsum("icb,ia->icba", self.slopes, self.inputs)
+        return Explicit(jacobian.flatten(2), jacobian.shape[2:])
+
+    def compact(self) -> Vectors:
+        """Return itself: nothing is cheaper."""
+        return self
+
+    def slopes_gram(self, other: Vectors) -> Tensor:
+        """Return the inner products of the slopes alone, (n1, k, n2, k); the bias asks for the same ones."""
+        if self._last is None or self._last[0]() is not other:
+            # Weakly: a reference to itself would keep its tensors until the next garbage collection.
+            self._last = (weakref.ref(other), _inner(self.slopes, other.slopes))
+        return self._last[1]
+
+    def _weighted(self, weights: Tensor) -> Tensor:
+        slopes = self.slopes * weights[:, :, None]
+        return slopes[:, 0] if slopes.shape[1] == 1 else slopes.sum(dim=1)
+
+
+@dataclass
+class Shift(_ByCombining):
+    """The bias beside the weight of a layer of vectors: δ."""
+
+    vectors: Vectors
 
     def gram(self, other: Shift | Explicit) -> Tensor:
         """Multiply the slopes."""
         if isinstance(other, Explicit):
             return self.explicit().gram(other)
-        return self.products.slopes_gram(other.products)
+        return self.vectors.slopes_gram(other.vectors)
 
     def combine(self, weights: Tensor) -> Tensor:
         """Sum the slopes."""
-        return weights.reshape(-1) @ self.products._flat[1]
+        return weights.reshape(-1) @ self.vectors.slopes.flatten(0, 1)
 
     def subtract(self, parameter: Tensor, weights: Tensor) -> None:
         """Subtract that sum without forming it."""
-        parameter.addmv_(self.products._flat[1].T, weights.reshape(-1), alpha=-1)
+        parameter.addmv_(self.vectors.slopes.flatten(0, 1).T, weights.reshape(-1), alpha=-1)
 
     def explicit(self) -> Explicit:
         """Return the slopes."""
-        return Explicit(self.products.slopes.flatten(2), self.shape)
+        return Explicit(self.vectors.slopes, self.vectors.slopes.shape[2:])
 
     def compact(self) -> Shift:
         """Return itself: the slopes are the weight's."""
@@ -448,6 +456,10 @@ def _terms(module: nn.Module, given: Tensor, slopes: Tensor) -> dict[str, Term]:
 
 def _linear(module: nn.Linear, given: Tensor, slopes: Tensor) -> dict[str, Term]:
     n, k = slopes.shape[:2]
+    if given.shape[1:-1].numel() == 1:  # one position
+        vectors = Vectors(given.reshape(n, -1), slopes.reshape(n, k, -1))
+        bias = {} if module.bias is None else {"bias": Shift(vectors)}
+        return {"weight": vectors, **bias}
     inputs = given.reshape(n, 1, 1, -1, module.in_features)
     slopes = slopes.reshape(n, k, 1, -1, module.out_features)
     return _with_bias(module, Products(inputs, slopes, module.weight.shape))
@@ -495,10 +507,7 @@ def _runs(module: nn.Conv1d | nn.Conv2d, image: Tensor, flat: bool) -> Tensor:
 def _with_bias(module: nn.Module, weight: Products) -> dict[str, Term]:
     terms: dict[str, Term] = {"weight": weight}
     if module.bias is not None:
-        shape, slopes = module.bias.shape, weight.slopes
-        terms["bias"] = (
-            Shift(weight, shape) if weight.single else Explicit(slopes.sum(dim=3).flatten(2), shape)
-        )
+        terms["bias"] = Explicit(weight.slopes.sum(dim=3).flatten(2), module.bias.shape)
     return terms
 
 

@@ -325,6 +325,16 @@ def test_chosen_parameters():
     torch.testing.assert_close(EmpiricalNTK(net)(x), rest)
 
 
+def test_inputs_of_different_lengths():
+    """A layer sees several positions in one batch, and one in the other."""
+    net = Net(lambda s, x: s.b(torch.tanh(s.a(x)).sum(dim=1)), (4,), a=nn.Linear(4, 3), b=nn.Linear(3, 2))
+    net = net.double()
+    x1 = torch.randn(5, 3, 4, generator=generator(0), dtype=DOUBLE)
+    x2 = torch.randn(2, 1, 4, generator=generator(1), dtype=DOUBLE)
+    torch.testing.assert_close(EmpiricalNTK(net)(x1, x2), dense(net, x1, x2), rtol=1e-11, atol=1e-11)
+    torch.testing.assert_close(EmpiricalNTK(net)(x2, x1), dense(net, x2, x1), rtol=1e-11, atol=1e-11)
+
+
 class Switched(nn.Module):
     """Takes other ways when told to, and counts how often it runs."""
 

@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch import nn
 
-from overparam_lib.kernels.layers import Explicit, Lookups, Products, Shift, collect, owners, watched
+from overparam_lib.kernels.layers import Explicit, Lookups, Products, Shift, Vectors, collect, owners, watched
 from overparam_lib.runtime import generator
 
 DOUBLE = torch.float64
@@ -16,8 +16,12 @@ def drawn(*shape):
     return torch.randn(*shape, generator=generator(sum(shape)), dtype=DOUBLE)
 
 
-def vectors():
-    return Products(drawn(3, 1, 1, 1, 5), drawn(3, 2, 1, 1, 4), (4, 5))
+def vectors(outputs=2):
+    return Vectors(drawn(3, 5), drawn(3, outputs, 4))
+
+
+def positions():
+    return Products(drawn(3, 1, 1, 6, 5), drawn(3, 2, 1, 6, 4), (4, 5))
 
 
 def lines():
@@ -33,9 +37,10 @@ def table():
 
 TERMS = {
     "vectors": vectors,
+    "positions": positions,
     "lines": lines,
     "table": table,
-    "bias": lambda: Shift(vectors(), torch.Size((4,))),
+    "bias": lambda: Shift(vectors()),
     "explicit": lambda: Explicit(drawn(3, 2, 24), (4, 2, 3), (2, 0, 1)),
 }
 
@@ -59,6 +64,18 @@ def test_all_forms_agree(name):
         left = start.clone()
         form.subtract(left, weights)
         torch.testing.assert_close(left, start - own, rtol=1e-12, atol=1e-12)
+
+
+def test_vectors_are_positions_of_which_there_is_one():
+    """They meet where the inputs of two batches differ in length."""
+    term = vectors()
+    one = Products(term.inputs[:, None, None, None], term.slopes[:, :, None, None], (4, 5))
+    for left, right in itertools.product((term, one), repeat=2):
+        torch.testing.assert_close(left.gram(right), term.gram(term), rtol=1e-13, atol=1e-13)
+    other = positions()
+    expected = term.explicit().gram(other.explicit())
+    torch.testing.assert_close(term.gram(other), expected, rtol=1e-13, atol=1e-13)
+    torch.testing.assert_close(other.gram(term), expected.permute(2, 3, 0, 1), rtol=1e-13, atol=1e-13)
 
 
 def test_by_lines_is_by_sums_over_positions():
