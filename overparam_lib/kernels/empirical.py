@@ -16,6 +16,7 @@ __all__ = ["EmpiricalNTK"]
 
 _GIB = 2**30
 _GRAPHS = 64  # whose check is remembered
+_PLAIN = (bool, int, float, complex, str, tuple, type(None))  # attributes that repr tells apart
 
 
 class EmpiricalNTK:
@@ -26,8 +27,10 @@ class EmpiricalNTK:
     Evaluated layer by layer from the layers' inputs and output derivatives, without forming the Jacobian, for
     `Linear`, `Conv1d`, `Conv2d`, `Embedding`, `LayerNorm` and `GroupNorm`, shared or not. It is tested
     against autograd which parameters are covered in this way; all others (bare parameters, tied weights,
-    layers that are not known) go through Jacobians of single samples. The test is made anew whenever the
-    parameters have changed, or what the network computes has another graph of operations.
+    layers that are not known) go through Jacobians of single samples. The test is made at every call, unless
+    all operations of the network are known to keep the samples apart, as those of common feedforward and
+    convolutional networks are: then once, until its modes, its parameters or buffers, or its graph of
+    operations have changed. (A write through ``.data`` is not seen.)
 
     Parameters
     ----------
@@ -64,7 +67,7 @@ class EmpiricalNTK:
         if not max_memory > 0:
             raise ValueError(f"max_memory must be positive, in GiB, got {max_memory!r}")
         self.model, self.max_memory = model, max_memory
-        self.names = _names(model, params)
+        self.names, self._chosen = _names(model, params), params is not None
         self.by_jacobian: tuple[str, ...] = ()
         # A layer that is put into the model later is not watched, so its parameters go through Jacobians.
         self._owners = owners(model, self.names)
@@ -96,6 +99,7 @@ class EmpiricalNTK:
             if x is not None and (x.ndim < 1 or len(x) == 0):
                 raise ValueError(f"{name} must hold at least one input, got shape {tuple(x.shape)}")
         self._refuse_modes()
+        self._refresh_names()
         other = x1 if x2 is None else x2
         rows = self._rows(x1)
         blocks1, blocks2 = range(0, len(x1), rows), range(0, len(other), rows)
@@ -120,19 +124,38 @@ class EmpiricalNTK:
         return out[:, :, 0, 0] if first.scalar else out
 
     def fingerprint(self) -> str:
-        """Return a text that another network, or this one with other weights, does not have.
+        """Return a text that tells this network with its weights from others.
+
+        What is in a module beside parameters, buffers, numbers, texts and modules (a function, a list) is not
+        told apart, nor is its code.
 
         Returns
         -------
         str
-            The names of the parameters, and a SHA-256 of the modules, parameters and buffers.
+            The names of the parameters, and a SHA-256 of the modules with their plain attributes, the
+            parameters and the buffers.
         """
-        digest = hashlib.sha256(f"{self.model!r}".encode())
-        digest.update(repr([module.training for module in self.model.modules()]).encode())
+        digest = hashlib.sha256()
+        for name, module in self.model.named_modules():
+            kind = type(module)
+            plain = {key: value for key, value in vars(module).items() if isinstance(value, _PLAIN)}
+            digest.update(f"{name} {kind.__module__}.{kind.__qualname__} {module.extra_repr()}".encode())
+            digest.update(repr(sorted(plain.items())).encode())
         for name, value in (*self.model.named_parameters(), *self.model.named_buffers()):
             digest.update(f"{name} {tuple(value.shape)} {value.dtype}".encode())
             digest.update(value.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy().tobytes())
         return f"EmpiricalNTK of {', '.join(self.names)}, {digest.hexdigest()}"
+
+    def _refresh_names(self) -> None:
+        if self._chosen:
+            known = dict(self.model.named_parameters())
+            frozen = [name for name in self.names if name not in known or not known[name].requires_grad]
+            if frozen:
+                raise ValueError(f"params has {', '.join(frozen)}, which no longer require a gradient")
+        elif (names := _names(self.model, None)) != self.names:
+            self.names, self._owners = names, owners(self.model, names)
+            self._checked.clear()
+            self._each.clear()
 
     def _refuse_modes(self) -> None:
         for name, module in self.model.named_modules():
@@ -155,8 +178,8 @@ class EmpiricalNTK:
         """Return the terms of all parameters; add to `by_jacobian` those that the layers do not cover."""
         everything = dict(self.model.named_parameters())
         parameters = {name: everything[name] for name in self.names}
-        with watched(self._owners) as uses, torch.enable_grad():
-            outputs = self.model(x)
+        with torch.inference_mode(False), watched(self._owners) as uses, torch.enable_grad():
+            outputs = self.model(x.clone())  # a layer may work in place
         if outputs.ndim not in (1, 2) or len(outputs) != len(x):
             raise ValueError(
                 f"model must have outputs of shape ({len(x)},) or ({len(x)}, k), got {tuple(outputs.shape)}"
@@ -164,13 +187,17 @@ class EmpiricalNTK:
         if not outputs.sum().isfinite() and not torch.isfinite(outputs).all():
             raise ValueError("the model's outputs hold NaN or infinity")
         graph = structure(outputs, parameters, uses)
-        key = (graph.key, tuple([(id(p), p._version) for p in everything.values()]))
+        held = (*everything.values(), *self.model.buffers())
+        modes = tuple([module.training for module in self.model.modules()])
+        key = (graph.key, modes, tuple([(id(t), t.data_ptr(), t._version) for t in held]))
         known = self._checked.get(key)
         captured = collect(outputs, uses, self.names, retain_graph=known is None)
         if known is None:
             self._refuse_dependence(x, captured.outputs)
             wrong = uncovered(captured, parameters, torch.Generator().manual_seed(0))
-            known = self._remember(key, graph.strays() | set(wrong))
+            known = frozenset(graph.strays() | set(wrong))
+            if graph.by_rows:
+                self._remember(key, known)
             self._each.pop(x.shape[1:], None)
         captured.outputs = captured.outputs.detach()
         for name, jacobian in self._jacobians(x, known).items():
@@ -192,11 +219,10 @@ class EmpiricalNTK:
                 "an output depends on other samples of the batch, or is random; the kernel is not defined"
             )
 
-    def _remember(self, key: Hashable, found: set[str]) -> frozenset[str]:
+    def _remember(self, key: Hashable, found: frozenset[str]) -> None:
         if len(self._checked) >= _GRAPHS:
             self._checked.clear()
-        self._checked[key] = frozenset(found)
-        return self._checked[key]
+        self._checked[key] = found
 
     def _jacobians(self, x: Tensor, names: frozenset[str]) -> dict[str, Tensor]:
         if not names:

@@ -6,12 +6,25 @@ from collections import Counter
 from collections.abc import Hashable, Mapping, Sequence
 from dataclasses import dataclass
 
+import torch
 from torch import Tensor, nn
-from torch.autograd.graph import get_gradient_edge
+from torch.autograd.graph import Node, get_gradient_edge
 
 from overparam_lib.kernels.layers import Use
 
 __all__ = ["Structure", "structure"]
+
+_PARAMETER = "AccumulateGrad"
+_ELEMENTWISE = frozenset(
+    f"{name}Backward0"
+    for name in (
+        "Relu Tanh Sigmoid Softplus Gelu Silu Elu LeakyRelu Erf Exp Sin Cos Neg Clone ToCopy Hardtanh"
+        " Convolution AvgPool2D MaxPool2DWithIndices NativeLayerNorm NativeGroupNorm"
+    ).split()
+)
+_OF_TWO = frozenset({"AddBackward0", "SubBackward0", "MulBackward0", "DivBackward0"})
+_BY_DIMENSION = frozenset({"SelectBackward0", "MeanBackward1", "SumBackward1", "SqueezeBackward1"})
+_RESHAPING = frozenset({"ViewBackward0", "UnsafeViewBackward0", "ReshapeAliasBackward0"})
 
 
 @dataclass(frozen=True)
@@ -28,11 +41,15 @@ class Structure:
         For each parameter's name the number of edges from operations to it.
     uses : list of Use
         The uses of layers that are in the graph.
+    by_rows : bool
+        Whether each operation is known to keep the samples apart and in their places, whatever the numbers
+        are. Of other graphs it is not known: a row may be moved to where a number tells.
     """
 
     key: Hashable
     entries: dict[str, int]
     uses: list[Use]
+    by_rows: bool
 
     def strays(self) -> set[str]:
         """Return the parameters that enter the graph in another way than through their layers."""
@@ -76,6 +93,35 @@ def structure(outputs: Tensor, parameters: Mapping[str, nn.Parameter], uses: Seq
                 places.append(name)
         nodes.append(tuple(places))
     seen = tuple([(use.name, index.get(use.edge.node), use.shape, use.intact) for use in uses])
-    return Structure(
-        (tuple(nodes), outputs.shape, seen), entries, [use for use in uses if use.edge.node in index]
-    )
+    key = (tuple(nodes), outputs.shape, seen)
+    by_rows = all(_keeps_rows(node, len(outputs)) for node in found)
+    return Structure(key, entries, [use for use in uses if use.edge.node in index], by_rows)
+
+
+def _keeps_rows(node: Node, n: int) -> bool:
+    name = _name(node)
+    if name == _PARAMETER or name in _ELEMENTWISE:
+        return True
+    children = [(child, slot) for child, slot in node.next_functions if child is not None]
+    if name == "TBackward0":  # of a weight
+        return all(_name(child) == _PARAMETER for child, _ in children)
+    if name == "AddmmBackward0":  # samples times a weight
+        weight = node.next_functions[2][0]
+        return weight is not None and _name(weight) in ("TBackward0", _PARAMETER)
+    if name in _OF_TWO:  # a tensor that is broadcast may meet other rows
+        others = [(child, slot) for child, slot in children if _name(child) != _PARAMETER]
+        return all(_shape(child, slot) == _shape(node) for child, slot in others)
+    if name in _BY_DIMENSION:
+        dimensions = node._saved_dim if isinstance(node._saved_dim, tuple) else (node._saved_dim,)
+        return bool(dimensions) and all(0 < dimension < 64 for dimension in dimensions)
+    if name in _RESHAPING:
+        return node._saved_self_sym_sizes[:1] == (n,) == tuple(_shape(node)[:1])
+    return False
+
+
+def _name(node: Node) -> str:
+    return node.name().rpartition("::")[2]
+
+
+def _shape(node: Node, slot: int = 0) -> torch.Size:
+    return node._input_metadata[slot].shape

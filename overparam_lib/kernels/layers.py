@@ -75,12 +75,22 @@ class Explicit(_ByCombining):
 
     def gram(self, other: Term) -> Tensor:
         """Multiply the Jacobians."""
-        return _inner(self.jacobian, other.explicit().jacobian)
+        other = other.explicit()
+        if (self.order, tuple(self.shape)) == (other.order, tuple(other.shape)):
+            return _inner(self.jacobian, other.jacobian)
+        return _inner(self._natural(), other._natural())
 
     def combine(self, weights: Tensor) -> Tensor:
         """Sum the rows."""
         rows = self.jacobian.flatten(0, 1)
         return _ordered((weights.reshape(-1) @ rows).view(self.shape), self.order)
+
+    def _natural(self) -> Tensor:
+        """Return the Jacobian (n, k, p) laid out as the parameter is."""
+        if self.order is None:
+            return self.jacobian
+        order = (0, 1, *(2 + dimension for dimension in self.order))
+        return self.jacobian.unflatten(2, self.shape).permute(order).flatten(2)
 
     def explicit(self) -> Explicit:
         """Return itself."""
