@@ -18,6 +18,7 @@ __all__ = ["AnalyticKernel", "MLPNTK", "TwoLayerNTK"]
 # takes large ones to keep the device busy.
 _BLOCK = {"cpu": (256, 2048)}
 _LARGE_BLOCK = (4096, 4096)
+_LEAST_NORM = 1e-140  # the squares of smaller numbers lose digits in float64
 
 
 class _Rows:
@@ -257,8 +258,9 @@ class MLPNTK(AnalyticKernel):
         half, bias = self.weight_variance / 2, self.bias_variance
         size1, size2 = norms1, norms2  # √Σ(x,x); in float64, since they grow by a rounding a layer
         if bias:
+            far = _far_with_bias(angle, size1, size2, bias)
             near, size1, size2 = _with_bias(angle.near, size1, size2, bias)
-            angle = Angles(near, 1 - near)
+            angle = Angles(near, far)
         layers = Layers(angle)
         for _ in range(self.depth):
             layers.advance()
@@ -287,6 +289,18 @@ def _with_bias(squared: Tensor, size1: Tensor, size2: Tensor, bias: float) -> tu
     return squared, new1, new2
 
 
+def _far_with_bias(angle: Angles, size1: Tensor, size2: Tensor, bias: float) -> Tensor:
+    r"""Return :math:`\cos^2(\theta'/2)` after a bias, exact also for inputs that are nearly opposite.
+
+    As above, :math:`N(1+\cos\theta')=(N-A+b)+A(1+\cos\theta)` with
+    :math:`N-A=b\,(s_1^2+s_2^2+b)/(N+A)`.
+    """
+    far = 1 - angle.near if angle.far is None else angle.far
+    product, new = size1 * size2, (size1.square() + bias).sqrt() * (size2.square() + bias).sqrt()
+    gap = bias * (size1.square() + size2.square() + bias) / (new + product) + bias
+    return (gap / (2 * new)).to(far) + (product / new).to(far) * far
+
+
 def _parts(start: int, stop: int, size: int) -> list[slice]:
     return [slice(at, min(at + size, stop)) for at in range(start, stop, size)]
 
@@ -297,13 +311,13 @@ def _doubled(name: str, x: Tensor) -> Tensor:
         raise ValueError(f"{name} must be a matrix of inputs, shape (n, d), got shape {tuple(x.shape)}")
     if x.dtype not in (torch.float32, torch.float64):
         raise ValueError(f"{name} must be float32 or float64, got {x.dtype}")
-    return x.to(torch.float64, copy=True)
+    return x.detach().to(torch.float64, copy=True)
 
 
 def _norms(name: str, x: Tensor) -> Tensor:
     """Return the norms of inputs in float64, shape (n,); refuse rows that have no angle."""
     norms = torch.linalg.vector_norm(x, dim=1)
-    if not (torch.isfinite(norms) & (norms > 0)).all():
+    if not (torch.isfinite(norms) & (norms > _LEAST_NORM)).all():
         raise ValueError(f"{name} {_fault(x, norms)}")
     return norms
 
@@ -314,6 +328,8 @@ def _fault(x: Tensor, norms: Tensor) -> str:
 
     if found := rows(~torch.isfinite(x).all(dim=1)):
         return f"holds NaN or infinity, in rows {found}"
+    if found := rows(x.any(dim=1) & (norms <= _LEAST_NORM)):
+        return f"has rows whose squares underflow, {found}: scale them"
     if found := rows(torch.isinf(norms)):
         return f"has rows whose norm overflows, {found}: scale them"
     return f"has rows of zeros, {rows(norms == 0)}: they have no angle; remove them, or append a constant"

@@ -119,16 +119,16 @@ class KernelDynamics:
         ValueError
             If a t is negative, or not an integer for gradient descent.
         """
-        return self._at(t, lambda one: self._back(self._kept(one)[:, None] * self._parts))
+        return self._at(t, lambda one: self._back(self._of_parts(self._kept(one))))
 
     def loss(self, t: float | Sequence[float] | Tensor) -> Tensor:
         r"""Return :math:`\Phi(t)=\frac12\|\rho(t)\|^2`, a number or shape (T,); t as for `residual`."""
-        return self._at(t, lambda one: (self._kept(one)[:, None] * self._parts).square().sum() / 2)
+        return self._at(t, lambda one: self._of_parts(self._kept(one)).square().sum() / 2)
 
     def distance(self, t: float | Sequence[float] | Tensor) -> Tensor:
         r"""Return :math:`\|\theta(t)-\theta(0)\|`, a number or shape (T,); t as for `residual`."""
         root = self.eigenvalues.sqrt()
-        return self._at(t, lambda one: ((root * self._pushed(one))[:, None] * self._parts).norm())
+        return self._at(t, lambda one: self._of_parts(root * self._pushed(one)).norm())
 
     def predict(self, cross: Tensor | Cross, initial: Tensor, t: float | Sequence[float] | Tensor) -> Tensor:
         r"""Return the outputs on new points, :math:`f_t(x)=f_0(x)-k(x,X)\,p_t(G)\,\rho(0)`.
@@ -166,7 +166,7 @@ class KernelDynamics:
         basis = cross.double() @ self.eigenvectors
 
         def outputs(one: float) -> Tensor:
-            change = basis @ (self._pushed(one)[:, None] * self._parts)
+            change = basis @ self._of_parts(self._pushed(one))
             return initial.double() - (change[:, 0] if self._scalar else change)
 
         return self._at(t, outputs)
@@ -187,6 +187,10 @@ class KernelDynamics:
         gentle = torch.where(self.eigenvalues > 0, gentle, self.step * int(t))
         fast = self.step * self.eigenvalues > 0.5
         return torch.where(fast, (1 - self._kept(t)) / small, gentle)
+
+    def _of_parts(self, factors: Tensor) -> Tensor:
+        # A component that is not there stays away, though others diverge: 0 times infinity is no number.
+        return torch.where(self._parts == 0, 0.0, factors[:, None] * self._parts)
 
     def _back(self, parts: Tensor) -> Tensor:
         values = self.eigenvectors @ parts

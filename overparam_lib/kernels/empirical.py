@@ -212,7 +212,7 @@ class EmpiricalNTK:
     def _refuse_dependence(self, x: Tensor, outputs: Tensor) -> None:
         few = range(min(len(x), 3))
         with torch.no_grad():
-            alone = torch.cat([self.model(x[i : i + 1]).reshape(1, -1) for i in few])
+            alone = torch.cat([self.model(x[i : i + 1].clone()).reshape(1, -1) for i in few])
         close = 1e-4 if outputs.dtype == torch.float32 else 1e-9
         if not (alone - outputs.detach()[: len(few)]).abs().max() <= close * (1 + alone.abs().max()):
             raise ValueError(

@@ -5,11 +5,13 @@ The tiles are computed here, or on the workers of a Dask scheduler.
 
 from __future__ import annotations
 
+import dataclasses
 import hashlib
 import itertools
 import json
 import math
 import os
+import uuid
 import warnings
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
@@ -172,6 +174,7 @@ class Gram:
         one = kernel(x[:1])
         if tuple(one.shape) != (1, 1):
             raise ValueError(f"kernel must have one output, it gives shape {tuple(one.shape)} for one input")
+        x = x.detach().clone()
         self.kernel, self.x, self.shape = kernel, x, (len(x), len(x))
         self.dtype, self.device = one.dtype, one.device
         self.dense = len(x) ** 2 * one.element_size() <= max_memory * _GIB
@@ -179,6 +182,10 @@ class Gram:
         self._store = None if out is None else _Store(Path(out), self._identity(), tile)
         self._tiles = _Tiles(kernel, x, tile, self._store if keep_tiles else None)
         self._workers = None if client is None else _Workers(client, self._tiles)
+        # What is computed later must be of the kernel as it is now; and `x` of a caller may change.
+        self._known_as = kernel.fingerprint() if hasattr(kernel, "fingerprint") else None
+        if self.dense:
+            self._whole()
 
     def matvec(self, v: Tensor) -> Tensor:
         """Return the product with one or several vectors.
@@ -218,6 +225,7 @@ class Gram:
         Cross
             With values of shape (n', n).
         """
+        self._refuse_change()
         parts = [_compute(self.kernel, x, self.x[self._tiles.part(i)]) for i in self._tiles.starts]
         return Cross(self.kernel, self.x, torch.cat(parts, dim=1))
 
@@ -285,7 +293,9 @@ class Gram:
             x, iterations = self._cholesky(columns, jitter), 0
             residual = _relative(self._residual(columns, x, jitter), columns)
         else:
-            x, iterations, residual = self._refined(columns, rtol, jitter, max_iterations)
+            x, iterations, residual = self._refined(columns, rtol, jitter, max_iterations, self._store)
+            if residual >= 1:  # no better than nothing
+                raise self._singular(f"singular to its precision ({self.dtype})")
             if residual > rtol:
                 warnings.warn(
                     f"the solution has the relative residual {residual:.2g}, not {rtol:.2g}: rounding allows "
@@ -314,7 +324,7 @@ class Gram:
         v = torch.randn(self.shape[0], 4, generator=start, dtype=torch.float64).to(self.device)
         before = math.inf
         for _ in range(100):
-            v, _ = torch.linalg.qr(self.solve(v, rtol=1e-8).x)
+            v, _ = torch.linalg.qr(self._refined(v, 1e-8, 0.0, 1000, None)[0])
             now = torch.linalg.eigvalsh(v.T @ self.matvec(v))[0].item()
             if abs(now - before) <= rtol * abs(now):
                 return now
@@ -328,6 +338,13 @@ class Gram:
         content = f"{tuple(self.x.shape)} {self.dtype} {hashlib.sha256(data).hexdigest()}"
         return f"{_fingerprint(self.kernel)} on {content}"
 
+    def _refuse_change(self) -> None:
+        if self._known_as is not None and self.kernel.fingerprint() != self._known_as:
+            raise ValueError(
+                "the kernel's network has changed since the Gram matrix was made: make a new one, or put its "
+                "parameters back"
+            )
+
     def _whole(self) -> Tensor:
         if self._kept is None:
             in_tiles = self._tiles.store is not None or self._workers is not None
@@ -335,6 +352,7 @@ class Gram:
         return self._kept
 
     def _assembled(self) -> Tensor:
+        self._refuse_change()
         whole = torch.empty(self.shape, dtype=self.dtype, device=self.device)
         pairs = self._tiles.pairs()
         made = self._tiles.made(pairs) if self._workers is None else self._workers.made(pairs)
@@ -349,6 +367,8 @@ class Gram:
         if self.dense and self.dtype == torch.float64:
             return self._whole() @ v
         total, pairs = torch.zeros_like(v), self._tiles.pairs()
+        if not self.dense:
+            self._refuse_change()
         if self.dense:
             products = self._tiles.products(pairs, v, precision, self._whole())
         else:
@@ -396,7 +416,7 @@ class Gram:
         for i, j in _shown(pairs, len(pairs)):
             rows, columns = self._tiles.part(i), self._tiles.part(j)
             tile = self._whole()[rows, columns] if self.dense else self._tiles.load(i, j)
-            total = size[rows, None] + size[columns]
+            total = (size[rows, None] + size[columns]).clamp(min=torch.finfo(torch.float64).tiny)
             apart = (total - 2 * tile.double()) / total
             if i == j:
                 apart.fill_diagonal_(math.inf)
@@ -408,7 +428,9 @@ class Gram:
     def _residual(self, b: Tensor, x: Tensor, jitter: float) -> Tensor:
         return b - self._times(x, torch.float64) - jitter * x
 
-    def _refined(self, b: Tensor, rtol: float, jitter: float, most: int) -> tuple[Tensor, int, float]:
+    def _refined(
+        self, b: Tensor, rtol: float, jitter: float, most: int, store: _Store | None
+    ) -> tuple[Tensor, int, float]:
         """Solve by conjugate gradients, and for what rounding has left again, as long as that helps.
 
         The residual that conjugate gradients carry along drifts away from the true one, by the rounding of
@@ -417,21 +439,22 @@ class Gram:
         target, precondition = rtol * b.norm(dim=0), self._nystroem(jitter)
         content = hashlib.sha256(b.cpu().numpy().tobytes()).hexdigest()
         tag = f"{content} {jitter} {rtol}"
-        state = self._store.resume(tag, b.device) if self._store is not None else None
+        state = store.resume(tag, b.device) if store is not None else None
         if state is None:
             state = _start(torch.zeros_like(b), b, precondition, torch.tensor(0), torch.tensor(math.inf))
         while True:
-            state = self._gradients(state, b, target, jitter, most, precondition, tag)
+            keep = (lambda state: store.checkpoint(tag, state)) if store is not None else None
+            state = self._gradients(state, b, target, jitter, most, precondition, keep)
             true = self._residual(b, state["x"], jitter)
             worst = _relative(true, b)
             if (true.norm(dim=0) <= target).all() or not 2 * worst < state["before"]:
                 break
             state = _start(state["x"], true, precondition, state["done"], torch.tensor(worst))
-        if self._store is not None:
-            self._store.forget()
+        if store is not None:
+            store.forget()
         return state["x"], int(state["done"]), worst
 
-    def _gradients(self, state, b, target, jitter, most, precondition, tag) -> dict[str, Tensor]:
+    def _gradients(self, state, b, target, jitter, most, precondition, keep) -> dict[str, Tensor]:
         """Conjugate gradients, each column with its own step; the state is kept after each iteration."""
         while (state["r"].norm(dim=0) > target).any():
             if state["done"] >= most:
@@ -443,7 +466,7 @@ class Gram:
             p = state["p"]
             image = self.matvec(p) + jitter * p
             curvature = (p * image).sum(dim=0)
-            if (curvature < 0).any():
+            if ((curvature < 0) & (state["r"].norm(dim=0) > target)).any():
                 raise self._singular(f"not positive definite to its precision ({self.dtype})")
             step = torch.where(curvature > 0, state["rz"] / curvature.clamp(min=1e-300), 0.0)
             x, r = state["x"] + step * p, state["r"] - step * image
@@ -451,8 +474,8 @@ class Gram:
             rz = (r * z).sum(dim=0)
             turn = torch.where(state["rz"] > 0, rz / state["rz"].clamp(min=1e-300), 0.0)
             state = {**state, "x": x, "r": r, "p": z + turn * p, "rz": rz, "done": state["done"] + 1}
-            if self._store is not None:
-                self._store.checkpoint(tag, state)
+            if keep is not None:
+                keep(state)
         return state
 
     def _nystroem(self, jitter: float) -> Callable[[Tensor], Tensor]:
@@ -463,8 +486,9 @@ class Gram:
             return lambda v: v
         chosen = self.x[pivots.to(self.x.device)]
         core = self.kernel(chosen).double()
-        core += 1e-8 * core.diagonal().mean() * torch.eye(len(core), dtype=core.dtype, device=core.device)
-        factor = torch.linalg.cholesky(core)
+        factor = _factor(core, max(1e-8, 10 * len(core) * torch.finfo(self.dtype).eps))
+        if factor is None:
+            return lambda v: v
         cross = torch.cat(
             [_compute(self.kernel, part, chosen).double() for part in self.x.split(self._tiles.size)]
         )
@@ -492,9 +516,11 @@ class Gram:
             raise ValueError(
                 f"{name} must have shape ({self.shape[0]},) or ({self.shape[0]}, k), got {tuple(v.shape)}"
             )
+        if v.ndim == 2 and not v.shape[1]:
+            raise ValueError(f"{name} has no columns, shape {tuple(v.shape)}")
         if not torch.isfinite(v).all():
             raise ValueError(f"{name} holds NaN or infinity")
-        return v.to(self.device, torch.float64).reshape(len(v), -1)
+        return v.detach().to(self.device, torch.float64).reshape(len(v), -1)
 
 
 class _Tiles:
@@ -627,7 +653,7 @@ class _Store:
         self._replace(path, lambda file: file.write(content))
 
     def _replace(self, path: Path, write: Callable) -> None:
-        temporary = path.with_name(f".{path.name}.{os.getpid()}.new")
+        temporary = path.with_name(f".{path.name}.{os.getpid()}.{uuid.uuid4().hex}.new")
         try:
             with temporary.open("wb") as file:
                 write(file)
@@ -655,6 +681,17 @@ def _start(x: Tensor, r: Tensor, precondition: Callable, done: Tensor, before: T
     return {"x": x, "r": r, "p": z, "rz": (r * z).sum(dim=0), "done": done, "before": before}
 
 
+def _factor(core: Tensor, shift: float) -> Tensor | None:
+    """Return a Cholesky factor after as small a shift, relative to the diagonal, as serves; None if none."""
+    eye = torch.eye(len(core), dtype=core.dtype, device=core.device)
+    while shift < 1:
+        factor, failed = torch.linalg.cholesky_ex(core + shift * core.diagonal().mean() * eye)
+        if not failed:
+            return factor
+        shift *= 100
+    return None
+
+
 def _relative(residual: Tensor, b: Tensor) -> float:
     return (residual.norm(dim=0) / b.norm(dim=0).clamp(min=1e-300)).max().item()
 
@@ -667,9 +704,13 @@ def _fingerprint(kernel: Callable[..., Tensor]) -> str:
     """Return what tells a kernel apart from others, also in another process."""
     if hasattr(kernel, "fingerprint"):
         return kernel.fingerprint()
-    if type(kernel).__repr__ is object.__repr__ or repr(kernel).startswith("<"):
+    text, hidden = repr(kernel), False
+    if dataclasses.is_dataclass(kernel):  # what a subclass has beside the fields its repr does not tell
+        hidden = bool(set(vars(kernel)) - {field.name for field in dataclasses.fields(kernel)})
+    short = any(sign in text for sign in (" at 0x", "tensor(", "array(", "..."))
+    if hidden or short or type(kernel).__repr__ is object.__repr__:
         raise ValueError(
             f"out needs to know a kernel again, and {kernel!r} has neither a method fingerprint() nor a repr "
             "that tells it apart from others"
         )
-    return repr(kernel)
+    return f"{type(kernel).__module__} {text}"

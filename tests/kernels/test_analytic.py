@@ -86,6 +86,18 @@ def test_depth_does_not_spoil_the_digits(kernel, nngp):
     assert worst(kernel, torch.nn.functional.normalize(x).float(), nngp) < 1e-6
 
 
+@pytest.mark.parametrize("bias", [1e-4, 1e-6, 1e-10, 1e-14])
+def test_a_small_bias_does_not_spoil_nearly_opposite_inputs(bias):
+    g = generator(3)
+    x = torch.nn.functional.normalize(torch.randn(3, 6, generator=g, dtype=DOUBLE))
+    away = torch.randn(3, 6, generator=g, dtype=DOUBLE)
+    steps = torch.tensor([[1e-2], [1e-5], [0.0]], dtype=DOUBLE)
+    rows = torch.cat([x, -10 * (x + steps * away)])
+    kernel = MLPNTK(2, bias_variance=bias)
+    assert worst(kernel, rows) < 1e-13
+    assert worst(kernel, rows.float()) < 1e-6
+
+
 def test_the_usual_way_would_fail_here():
     """With clip and arccos the same rows lose half of the digits: the test above can fail."""
     x = torch.nn.functional.normalize(hard_rows())
@@ -230,6 +242,7 @@ def test_a_kernel_is_its_parameters():
         (torch.ones(2, 3).half(), None, "x1 must be float32 or float64, got torch.float16"),
         (torch.tensor([[1.0], [math.nan]]), None, r"x1 holds NaN or infinity, in rows \[1\]"),
         (torch.tensor([[1.0], [0.0]]), None, r"x1 has rows of zeros, \[1\]"),
+        (torch.full((2, 3), 1e-160, dtype=DOUBLE), None, r"x1 has rows whose squares underflow, \[0, 1\]"),
         (torch.full((2, 3), 1e200, dtype=DOUBLE), None, r"x1 has rows whose norm overflows, \[0, 1\]"),
         (torch.ones(2, 3), torch.ones(2, 4), "x2 must have the 3 columns of x1"),
         (torch.ones(2, 3), torch.ones(2, 3, dtype=DOUBLE), "x2 must have the type of x1, torch.float32"),

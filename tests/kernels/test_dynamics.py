@@ -69,6 +69,11 @@ def test_a_gram_matrix_knows_its_kernel():
         KernelDynamics(gram(TwoLayerNTK(), x, max_memory=1e-12), start)
 
 
+def test_a_component_that_is_not_there_stays_away_from_those_that_diverge():
+    solved = KernelDynamics(torch.diag(torch.tensor([3.0, 1.0])), torch.tensor([0.0, 1.0]), step=1.0)
+    assert solved.residual(5000).tolist() == [0.0, 0.0]
+
+
 @pytest.mark.parametrize("rank", [None, 2])
 def test_gradient_flow(rank):
     features, new, start, y = linear_model(rank=rank)

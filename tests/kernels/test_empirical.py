@@ -335,6 +335,77 @@ def test_inputs_of_different_lengths():
     torch.testing.assert_close(EmpiricalNTK(net)(x2, x1), dense(net, x2, x1), rtol=1e-11, atol=1e-11)
 
 
+def test_a_layer_by_layer_in_one_batch_and_by_jacobian_in_the_other():
+    """Folded frames are samples of a layer only where each sample has one; layouts must then agree."""
+
+    def forward(s, x):
+        n, t = x.shape[:2]
+        h = torch.tanh(s.c(x.flatten(0, 1))).mean((2, 3))
+        return s.h(h.view(n, t, -1).mean(1))
+
+    net = Net(forward, (2, 5, 5), c=nn.Conv2d(2, 3, (3, 2)), h=nn.Linear(3, 1)).double()
+    x1 = torch.randn(3, 4, 2, 5, 5, generator=generator(0), dtype=DOUBLE)
+    x2 = torch.randn(3, 1, 2, 5, 5, generator=generator(1), dtype=DOUBLE)
+    torch.testing.assert_close(EmpiricalNTK(net)(x1, x2), dense(net, x1, x2), rtol=1e-11, atol=1e-11)
+    torch.testing.assert_close(EmpiricalNTK(net)(x2, x1), dense(net, x2, x1), rtol=1e-11, atol=1e-11)
+
+
+def sorted_inside(s, x):
+    order = x[:, 0].argsort()
+    return s.b(torch.tanh(s.a(x[order]))[order.argsort()])
+
+
+def turned(s, x):  # as many positions as samples
+    return s.b(torch.tanh(s.a(x.transpose(0, 1))).mean(dim=0))
+
+
+@pytest.mark.parametrize("forward", [sorted_inside, turned])
+def test_what_a_first_batch_hides_is_seen_in_the_next(forward):
+    """Rows in order, or all equal, do not show that they are moved; the graph is the same for others."""
+    net = Net(forward, (4,), a=nn.Linear(4, 4), b=nn.Linear(4, 2)).double()
+    shape = (5, 4) if forward is sorted_inside else (5, 5, 4)
+    x = torch.randn(shape, generator=generator(0), dtype=DOUBLE)
+    plain = x[x[:, 0].argsort()] if forward is sorted_inside else torch.ones_like(x)
+    kernel = EmpiricalNTK(net)
+    torch.testing.assert_close(kernel(plain), dense(net, plain), rtol=1e-11, atol=1e-11)
+    torch.testing.assert_close(kernel(x), dense(net, x), rtol=1e-11, atol=1e-11)
+    torch.testing.assert_close(kernel(plain, x), dense(net, plain, x), rtol=1e-11, atol=1e-11)
+
+
+def test_noise_in_training_mode_is_refused_after_a_call_in_evaluation_mode():
+    net = Net(lambda s, x: s.a(x + torch.randn_like(x) if s.training else x), (4,), a=nn.Linear(4, 1))
+    kernel, x = EmpiricalNTK(net.eval()), torch.randn(5, 4)
+    kernel(x)
+    net.train()
+    with pytest.raises(ValueError, match="depends on other samples of the batch, or is random"):
+        kernel(x)
+
+
+def test_parameters_that_are_frozen_or_freed_later():
+    net = nn.Sequential(nn.Linear(3, 4), nn.Tanh(), nn.Linear(4, 1)).double()
+    x = torch.randn(5, 3, generator=generator(0), dtype=DOUBLE)
+    net[0].requires_grad_(False)
+    kernel, chosen = EmpiricalNTK(net), EmpiricalNTK(net, ["2.weight"])
+    kernel(x)
+    net.requires_grad_(True)
+    torch.testing.assert_close(kernel(x), dense(net, x), rtol=1e-11, atol=1e-11)
+    net[2].requires_grad_(False)
+    torch.testing.assert_close(kernel(x), dense(net, x), rtol=1e-11, atol=1e-11)
+    with pytest.raises(ValueError, match=r"params has 2\.weight, which no longer require"):
+        chosen(x)
+
+
+def test_a_network_that_works_in_place_leaves_the_inputs_alone():
+    net = nn.Sequential(nn.ReLU(inplace=True), nn.Linear(3, 1)).double()
+    x = torch.randn(5, 3, generator=generator(0), dtype=DOUBLE)
+    before = x.clone()
+    expected = dense(net[1], x.relu())
+    torch.testing.assert_close(
+        EmpiricalNTK(net)(x), expected[:, :, 0, 0][..., None, None], rtol=1e-11, atol=1e-11
+    )
+    assert torch.equal(x, before)
+
+
 class Switched(nn.Module):
     """Takes other ways when told to, and counts how often it runs."""
 

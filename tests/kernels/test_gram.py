@@ -1,5 +1,7 @@
 """Gram matrices: dense, in tiles and on disk alike; singular ones are refused; solves resume."""
 
+import dataclasses
+import functools
 import importlib
 import json
 import math
@@ -145,6 +147,31 @@ def test_float32_tiles_solve_to_the_tolerance_or_say_so():
         assert G.solve(y, rtol=1e-17).residual < 1e-12
 
 
+def test_a_preconditioner_that_fails_is_done_without():
+    """Of a matrix of low rank in float32 no Cholesky factor exists without a shift."""
+    x = inputs(300, 2, torch.float32)
+    kernel, y = TwoLayerNTK("second"), vectors(300)
+    found = gram(kernel, x, max_memory=NOTHING, tile=100).solve(y, jitter=0.1, rtol=1e-8)
+    exact = torch.linalg.solve(kernel(x).double() + 0.1 * torch.eye(300), y)
+    torch.testing.assert_close(found.x, exact, rtol=1e-5, atol=1e-5)
+
+
+def test_a_solution_that_is_worse_than_none_is_refused():
+    x = inputs(20)
+    x[5] = x[4]
+    with pytest.raises(SingularGramError, match="inputs 4 and 5 coincide"):
+        gram(TwoLayerNTK(), x, max_memory=NOTHING, tile=7).solve(vectors(20), jitter=1e-17)
+
+
+def test_the_smallest_eigenvalue_leaves_the_state_of_a_solve_alone(tmp_path):
+    G = gram(KERNEL, inputs(), max_memory=NOTHING, tile=20, out=tmp_path)
+    with pytest.raises(SingularGramError, match="in 2 iterations"):
+        G.solve(vectors(), rtol=1e-12, max_iterations=2)
+    kept = (tmp_path / "solve.npz").read_bytes()
+    G.smallest_eigenvalue()
+    assert (tmp_path / "solve.npz").read_bytes() == kept
+
+
 def test_the_preconditioner_saves_iterations(monkeypatch):
     x, b = inputs(200, 3), vectors(200)
     G = gram(TwoLayerNTK(), x, max_memory=NOTHING, tile=200)
@@ -288,6 +315,25 @@ def test_tiles_of_a_network_are_known_again_by_its_weights(tmp_path):
             gram(other, x, **options)
 
 
+@pytest.mark.parametrize("memory", [1.0, NOTHING])
+def test_the_matrix_is_of_the_kernel_and_inputs_as_they_were(memory):
+    net, x, y = MLP(5, (20,), generator=generator(0), dtype=DOUBLE), inputs(30), vectors(30)
+    kernel = EmpiricalNTK(net)
+    expected = kernel(x) @ y
+    G = gram(kernel, x, max_memory=memory, tile=11)
+    x.mul_(2)
+    torch.testing.assert_close(G.matvec(y), expected, rtol=1e-12, atol=1e-12)
+    with torch.no_grad():
+        net.layers[0].weight.mul_(2)
+    if G.dense:
+        torch.testing.assert_close(G.matvec(y), expected, rtol=1e-12, atol=1e-12)
+    else:
+        with pytest.raises(ValueError, match="network has changed since the Gram matrix was made"):
+            G.matvec(y)
+    with pytest.raises(ValueError, match="network has changed since the Gram matrix was made"):
+        G.cross(x)
+
+
 def test_a_kernel_that_cannot_be_known_again_is_not_kept_on_disk(tmp_path):
     def nameless(x1, x2=None):
         return KERNEL(x1, x2)
@@ -295,7 +341,22 @@ def test_a_kernel_that_cannot_be_known_again_is_not_kept_on_disk(tmp_path):
     class Anonymous:
         __call__ = staticmethod(nameless)
 
-    for kernel in (nameless, Anonymous()):
+    class Scaled(TwoLayerNTK):
+        def __init__(self, factor):
+            super().__init__()
+            object.__setattr__(self, "factor", factor)
+
+        def __call__(self, *arguments):
+            return self.factor * super().__call__(*arguments)
+
+    @dataclasses.dataclass
+    class Weighted:
+        weights: torch.Tensor
+
+        def __call__(self, x1, x2=None):
+            return KERNEL(x1 * self.weights, None if x2 is None else x2 * self.weights)
+
+    for kernel in (nameless, Anonymous(), Scaled(2.0), Weighted(torch.ones(5)), functools.partial(nameless)):
         assert gram(kernel, inputs(), max_memory=NOTHING).matvec(vectors()).shape == (60,)
         with pytest.raises(ValueError, match="neither a method fingerprint"):
             gram(kernel, inputs(), max_memory=NOTHING, out=tmp_path)
@@ -383,6 +444,7 @@ def test_an_error_on_a_worker_is_told(client):
         (lambda: gram(KERNEL, inputs()).solve(vectors(), jitter=-1.0), "jitter must be finite"),
         (lambda: gram(KERNEL, inputs()).solve(vectors(), rtol=0.0), "rtol must be between 0 and 1"),
         (lambda: gram(KERNEL, inputs()).quadratic_form(vectors(k=2)), "y must be a vector"),
+        (lambda: gram(KERNEL, inputs()).solve(torch.ones(60, 0)), r"b has no columns, shape \(60, 0\)"),
     ],
 )
 def test_bad_arguments_are_refused(make, message):
