@@ -19,7 +19,7 @@ _ELEMENTWISE = frozenset(
     f"{name}Backward0"
     for name in (
         "Relu Tanh Sigmoid Softplus Gelu Silu Elu LeakyRelu Erf Exp Sin Cos Neg Clone ToCopy Hardtanh"
-        " Convolution AvgPool2D MaxPool2DWithIndices NativeLayerNorm NativeGroupNorm"
+        " Embedding Convolution AvgPool2D MaxPool2DWithIndices NativeLayerNorm NativeGroupNorm"
     ).split()
 )
 _OF_TWO = frozenset({"AddBackward0", "SubBackward0", "MulBackward0", "DivBackward0"})

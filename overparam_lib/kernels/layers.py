@@ -396,11 +396,15 @@ def collect(
         weights = chosen.expand(n, k).reshape(outputs.shape)
         rows.append(torch.autograd.grad(outputs, edges, weights, **how) if edges else ())
     terms: dict[str, list[Term]] = {}
+    owned = {p.untyped_storage().data_ptr() for use in uses for p in use.module.parameters(recurse=False)}
     for index, use in enumerate(uses):
+        given = use.given.detach()
+        if given.untyped_storage().data_ptr() in owned:
+            given = given.clone()  # it is a parameter, and may be moved before the term is used
         slopes = [outputs.new_zeros(use.shape) if row[index] is None else row[index] for row in rows]
         # One output's slopes are not copied.
         stacked = slopes[0].unsqueeze(1) if len(slopes) == 1 else torch.stack(slopes, dim=1)
-        for own, term in _terms(use.module, use.given.detach(), stacked).items():
+        for own, term in _terms(use.module, given, stacked).items():
             name = f"{use.name}.{own}".removeprefix(".")
             if name in wanted:
                 terms.setdefault(name, []).append(term.compact() if compact else term)
@@ -457,7 +461,7 @@ def _terms(module: nn.Module, given: Tensor, slopes: Tensor) -> dict[str, Term]:
         return _convolution(module, given, slopes)
     if type(module) is nn.Embedding and module.max_norm is None and not module.scale_grad_by_freq:
         return _embedding(module, given, slopes)
-    if type(module) is nn.LayerNorm:
+    if type(module) is nn.LayerNorm and given.ndim > len(module.normalized_shape):
         return _layer_norm(module, given, slopes)
     if type(module) is nn.GroupNorm:
         return _group_norm(module, given, slopes)

@@ -74,7 +74,8 @@ class GramGaussNewton(torch.optim.Optimizer):
         parameter group, where it may be changed. The default is the theorem's; batches of real data ask for
         a positive value, on the scale of the Gram matrix's small eigenvalues.
     check_every : int, default 100
-        Steps after which the check against autograd described below is made anew; 1 checks every step.
+        Steps after which the check against autograd described below is made anew, where it is not made in
+        every step anyway.
 
     Attributes
     ----------
@@ -103,15 +104,17 @@ class GramGaussNewton(torch.optim.Optimizer):
     *What is checked.* Which parameters are covered is decided by a comparison with autograd, of a random
     combination of all residuals' gradients, for each parameter, to four digits in float32 and nine in
     float64. In this way samples that depend on each other, outputs in another order than the inputs,
-    subclasses and parametrizations are found. It costs about one more backward pass, and is made in the
-    first two steps that have a graph, and once more when `check_every` steps have gone by: graphs are told
-    apart by their operations, their edges, the parameters at their leaves and the shapes of the layers'
-    outputs. A parameter with more edges in the graph than its layers account for is not covered, even if
-    the extra use has no effect as yet; nor is one whose layer's input was changed in place.
+    subclasses and parametrizations are found. It costs about one more backward pass. It is made in each
+    step, unless every operation is known to keep the samples apart, as in common feedforward and
+    convolutional networks: then in the first two steps that have a graph, and once more when `check_every`
+    steps have gone by. Graphs are told apart by their operations, their edges, the parameters at their
+    leaves and the shapes of the layers' outputs. A parameter with more edges in the graph than its layers
+    account for is not covered, even if the extra use has no effect as yet; nor is one whose layer's input
+    was changed in place.
 
-    *What can still be wrong.* A network that changes what it does between two checks without a change of
-    its graph: one whose samples begin to depend on each other through a coefficient that was zero, or a
-    closure that reorders its outputs now and then by an index. ``check_every=1`` leaves no such gap.
+    *What can still be wrong.* A layer whose ``forward`` was replaced, and that between two checks changes
+    what it does to its weight, a constant factor say, without a change of the graph. ``check_every=1``
+    leaves no such gap.
 
     *Batches in parts.* Steps do not add up as gradients do, since the Gram matrix has entries between any
     two samples, and gradients found in ``.grad`` are refused. A closure may evaluate the model several times
@@ -147,6 +150,8 @@ class GramGaussNewton(torch.optim.Optimizer):
         _require_number("lr", lr)
         if not (isinstance(check_every, int) and check_every >= 1):
             raise ValueError(f"check_every must be a positive integer, got {check_every!r}")
+        if not isinstance(model, nn.Module):
+            raise ValueError(f"model must be a torch.nn.Module, not its parameters or groups, got {model!r}")
         parameters = _trained(model)
         self._model, self._check_every, self._all = model, check_every, parameters
         self._owners = owners(model, list(parameters))
@@ -184,8 +189,24 @@ class GramGaussNewton(torch.optim.Optimizer):
             )
         super().add_param_group(param_group)
 
+    def __getstate__(self) -> dict:
+        """Keep the model too, for copies and pickles."""
+        own = {"_model": self._model, "_damping": self._damping, "_check_every": self._check_every}
+        return {**super().__getstate__(), **own, "by_jacobian": self.by_jacobian}
+
+    def __setstate__(self, state: dict) -> None:
+        """Find the parameters' names again."""
+        super().__setstate__(state)
+        names = {id(parameter): name for name, parameter in self._model.named_parameters()}
+        self._all = {names[id(parameter)]: parameter for parameter in self.param_groups[0]["params"]}
+        self._owners, self._seen = owners(self._model, list(self._all)), {}
+        self._state = self.state[self.param_groups[0]["params"][0]]
+
     def load_state_dict(self, state_dict: dict) -> None:
         """Take the options, the count of steps and the damping from another optimizer's `state_dict`."""
+        kept = list(state_dict["state"].values())
+        if len(kept) != 1 or not {"step", "damping", "raised"} <= kept[0].keys():
+            raise ValueError("state_dict is not of a GramGaussNewton: it has no step, damping and raised")
         super().load_state_dict(state_dict)
         self._state = self.state[self.param_groups[0]["params"][0]]
 
@@ -221,7 +242,8 @@ class GramGaussNewton(torch.optim.Optimizer):
         self._refuse(residuals, shapes)
         lr, damping = self._options()
         terms = self._terms(residuals, uses)
-        flat = residuals.detach().reshape(-1)
+        before = residuals.detach().clone()  # a closure may return a parameter itself
+        flat = before.reshape(-1)
         gram = _gram(terms, len(flat))
         if not lr:
             self._refuse_not_finite(gram, flat)
@@ -233,7 +255,7 @@ class GramGaussNewton(torch.optim.Optimizer):
                 for part in terms[name]:
                     part.subtract(self._all[name], v)
         self._state["step"] += 1
-        return residuals.detach()
+        return before
 
     def _options(self) -> tuple[float, float]:
         group = self.param_groups[0]
@@ -262,10 +284,11 @@ class GramGaussNewton(torch.optim.Optimizer):
                 f"and not their mean or the loss; got {found}"
             )
         n = len(residuals)
-        if n > 1 and residuals.shape == (n, n) and torch.Size((n, 1)) in shapes:
+        single = [tuple(shape) for shape in shapes if tuple(shape) in ((n,), (n, 1))]
+        if n > 1 and residuals.shape == (n, n) and single:
             raise ValueError(
-                f"closure returned residuals of shape ({n}, {n}) for a model with outputs of shape ({n}, 1): "
-                f"the labels, of shape ({n},), were broadcast; give both the same shape"
+                f"closure returned residuals of shape ({n}, {n}) for a model with outputs of shape "
+                f"{single[0]}: the labels were broadcast; give both the same shape"
             )
         if residuals.dtype not in (torch.float32, torch.float64):
             raise ValueError(
@@ -294,9 +317,17 @@ class GramGaussNewton(torch.optim.Optimizer):
                     "the closure must compute in one type, labels included, without autocast"
                 )
         parameters, step = {n: p for n, p in self._all.items() if p.requires_grad}, self._state["step"]
+        if other := [name for name, p in parameters.items() if p.dtype != residuals.dtype]:
+            raise ValueError(
+                f"{', '.join(other)} have another type than the residuals, {residuals.dtype}: the model and "
+                "the labels must have one type"
+            )
         graph = structure(residuals, parameters, uses)
         last = self._seen.get(graph.key)
-        due = last is None or last.times < 2 or step - last.step >= self._check_every
+        # Where a number may tell which row goes where, or a gradient that was zero hid it, one check is not
+        # enough.
+        fresh = last is not None and last.times >= 2 and step - last.step < self._check_every
+        due = not (fresh and graph.by_rows)
         retain_graph = due or bool(last.uncovered)
         captured = collect(residuals, uses, list(parameters), retain_graph=retain_graph, compact=True)
         if due:
@@ -325,7 +356,7 @@ class GramGaussNewton(torch.optim.Optimizer):
         step, found = self._state["step"], tuple(name for name in self._all if name in wrong)
         covered = frozenset(name for name, parts in terms.items() if parts and name not in wrong)
         late = [] if last is None else [name for name in found if name not in last.uncovered]
-        if late:
+        if late and step > last.step + 1:
             warnings.warn(
                 f"{', '.join(late)} did not pass the check of step {step}, and from here on goes through "
                 f"Jacobians; steps since the check of step {last.step} may have been wrong, which "
@@ -367,6 +398,11 @@ class GramGaussNewton(torch.optim.Optimizer):
             # With less the step would be rounding, with more it would be needlessly short.
             least = math.sqrt(torch.finfo(gram.dtype).eps) * (float(gram.diagonal().mean()) or 1.0)
             shift = max(10 * shift, least)
+            if not shift < torch.finfo(gram.dtype).max / 16:
+                raise ValueError(
+                    f"the Gram matrix, or lr * damping, is too large for {gram.dtype}: the training diverges,"
+                    " or another scale of the residuals is needed"
+                )
         used = damping if shift == lr * damping else shift / lr
         if used != damping:
             if not self._state["raised"]:
