@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Hashable, Iterable
+from typing import NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -17,6 +18,13 @@ __all__ = ["EmpiricalNTK"]
 _GIB = 2**30
 _GRAPHS = 64  # whose check is remembered
 _PLAIN = (bool, int, float, complex, str, tuple, type(None))  # attributes that repr tells apart
+
+
+class _Present(NamedTuple):
+    """The parameters by name, and what tells the model's state now from that at another call."""
+
+    parameters: dict[str, nn.Parameter]
+    key: Hashable
 
 
 class EmpiricalNTK:
@@ -98,20 +106,19 @@ class EmpiricalNTK:
         for name, x in (("x1", x1), ("x2", x2)):
             if x is not None and (x.ndim < 1 or len(x) == 0):
                 raise ValueError(f"{name} must hold at least one input, got shape {tuple(x.shape)}")
-        self._refuse_modes()
-        self._refresh_names()
+        now = self._present()
         other = x1 if x2 is None else x2
-        rows = self._rows(x1)
+        rows = self._rows(x1, now)
         blocks1, blocks2 = range(0, len(x1), rows), range(0, len(other), rows)
         by_jacobian: set[str] = set()
         out = None
         for i in blocks1:
-            first = self._block(x1[i : i + rows], by_jacobian)
+            first = self._block(x1[i : i + rows], now, by_jacobian)
             for j in blocks2:
                 if x2 is None and j < i:
                     continue
                 same = x2 is None and i == j
-                second = first if same else self._block(other[j : j + rows], by_jacobian)
+                second = first if same else self._block(other[j : j + rows], now, by_jacobian)
                 part = _product(first, second).permute(0, 2, 1, 3)
                 if out is None:
                     out = part.new_empty(len(x1), len(other), *part.shape[2:])
@@ -146,19 +153,10 @@ class EmpiricalNTK:
             digest.update(value.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy().tobytes())
         return f"EmpiricalNTK of {', '.join(self.names)}, {digest.hexdigest()}"
 
-    def _refresh_names(self) -> None:
-        if self._chosen:
-            known = dict(self.model.named_parameters())
-            frozen = [name for name in self.names if name not in known or not known[name].requires_grad]
-            if frozen:
-                raise ValueError(f"params has {', '.join(frozen)}, which no longer require a gradient")
-        elif (names := _names(self.model, None)) != self.names:
-            self.names, self._owners = names, owners(self.model, names)
-            self._checked.clear()
-            self._each.clear()
-
-    def _refuse_modes(self) -> None:
-        for name, module in self.model.named_modules():
+    def _present(self) -> _Present:
+        """Look at the model as it is now; refuse modes in which there is no kernel."""
+        modules = dict(self.model.named_modules())
+        for name, module in modules.items():
             if module.training and isinstance(module, nn.modules.batchnorm._BatchNorm):
                 raise ValueError(
                     f"model has batch normalization in training mode ({name}): one sample's gradient "
@@ -166,35 +164,47 @@ class EmpiricalNTK:
                 )
             if module.training and isinstance(module, nn.modules.dropout._DropoutNd) and module.p > 0:
                 raise ValueError(f"model has dropout in training mode ({name}): call model.eval()")
+        known = dict(self.model.named_parameters())
+        trained = tuple([name for name, parameter in known.items() if parameter.requires_grad])
+        if self._chosen:
+            if frozen := [name for name in self.names if name not in trained]:
+                raise ValueError(f"params has {', '.join(frozen)}, which no longer require a gradient")
+        elif trained != self.names:
+            self.names = _names(self.model, None)
+            self._owners = owners(self.model, self.names)
+            self._checked.clear()
+            self._each.clear()
+        held = (*known.values(), *self.model.buffers())
+        key = (
+            tuple([module.training for module in modules.values()]),
+            tuple([(id(t), t.data_ptr(), t._version) for t in held]),
+        )
+        return _Present({name: known[name] for name in self.names}, key)
 
-    def _rows(self, x: Tensor) -> int:
+    def _rows(self, x: Tensor, now: _Present) -> int:
         """Choose the rows of a block, by the memory that the samples before took, or a few of these."""
         if x.shape[1:] not in self._each:
-            self._block(x[:3], set())
+            self._block(x[:3], now, set())
         # Two blocks are held at once, and products of them; a third of the memory is for each.
         return max(1, min(int(self.max_memory * _GIB / 3 / self._each[x.shape[1:]]), 1024))
 
-    def _block(self, x: Tensor, by_jacobian: set[str]) -> Capture:
+    def _block(self, x: Tensor, now: _Present, by_jacobian: set[str]) -> Capture:
         """Return the terms of all parameters; add to `by_jacobian` those that the layers do not cover."""
-        everything = dict(self.model.named_parameters())
-        parameters = {name: everything[name] for name in self.names}
         with torch.inference_mode(False), watched(self._owners) as uses, torch.enable_grad():
             outputs = self.model(x.clone())  # a layer may work in place
         if outputs.ndim not in (1, 2) or len(outputs) != len(x):
             raise ValueError(
                 f"model must have outputs of shape ({len(x)},) or ({len(x)}, k), got {tuple(outputs.shape)}"
             )
-        if not outputs.sum().isfinite() and not torch.isfinite(outputs).all():
+        if not outputs.detach().sum().isfinite() and not torch.isfinite(outputs).all():
             raise ValueError("the model's outputs hold NaN or infinity")
-        graph = structure(outputs, parameters, uses)
-        held = (*everything.values(), *self.model.buffers())
-        modes = tuple([module.training for module in self.model.modules()])
-        key = (graph.key, modes, tuple([(id(t), t.data_ptr(), t._version) for t in held]))
+        graph = structure(outputs, now.parameters, uses)
+        key = (graph.key, now.key)
         known = self._checked.get(key)
         captured = collect(outputs, uses, self.names, retain_graph=known is None)
         if known is None:
             self._refuse_dependence(x, captured.outputs)
-            wrong = uncovered(captured, parameters, torch.Generator().manual_seed(0))
+            wrong = uncovered(captured, now.parameters, torch.Generator().manual_seed(0))
             known = frozenset(graph.strays() | set(wrong))
             if graph.by_rows:
                 self._remember(key, known)
@@ -202,7 +212,7 @@ class EmpiricalNTK:
         captured.outputs = captured.outputs.detach()
         for name, jacobian in self._jacobians(x, known).items():
             rows = jacobian.reshape(*captured.outputs.shape, -1)
-            captured.terms[name] = [Explicit(rows, parameters[name].shape)]
+            captured.terms[name] = [Explicit(rows, now.parameters[name].shape)]
         by_jacobian |= known
         if x.shape[1:] not in self._each:
             size = sum(_size(term) for terms in captured.terms.values() for term in terms)
