@@ -3,6 +3,7 @@ r"""The neural tangent kernel of a network as it is, at finite width."""
 from __future__ import annotations
 
 import hashlib
+import math
 from collections.abc import Hashable, Iterable
 from typing import NamedTuple
 
@@ -155,16 +156,19 @@ class EmpiricalNTK:
 
     def _present(self) -> _Present:
         """Look at the model as it is now; refuse modes in which there is no kernel."""
-        modules = dict(self.model.named_modules())
-        for name, module in modules.items():
-            if module.training and isinstance(module, nn.modules.batchnorm._BatchNorm):
-                raise ValueError(
-                    f"model has batch normalization in training mode ({name}): one sample's gradient "
-                    "depends on the others; call model.eval() for the kernel with fixed statistics"
-                )
-            if module.training and isinstance(module, nn.modules.dropout._DropoutNd) and module.p > 0:
-                raise ValueError(f"model has dropout in training mode ({name}): call model.eval()")
-        known = dict(self.model.named_parameters())
+        known: dict[str, nn.Parameter] = {}
+        modes, held = [], {}  # by identity, as a tensor may have several names
+        for prefix, module in self.model.named_modules():
+            modes.append(module.training)
+            if module.training:
+                self._refuse_mode(prefix, module)
+            for name, parameter in module._parameters.items():
+                if parameter is not None and id(parameter) not in held:
+                    held[id(parameter)] = parameter
+                    known[f"{prefix}.{name}".removeprefix(".")] = parameter
+            for buffer in module._buffers.values():
+                if buffer is not None:
+                    held[id(buffer)] = buffer
         trained = tuple([name for name, parameter in known.items() if parameter.requires_grad])
         if self._chosen:
             if frozen := [name for name in self.names if name not in trained]:
@@ -174,12 +178,19 @@ class EmpiricalNTK:
             self._owners = owners(self.model, self.names)
             self._checked.clear()
             self._each.clear()
-        held = (*known.values(), *self.model.buffers())
-        key = (
-            tuple([module.training for module in modules.values()]),
-            tuple([(id(t), t.data_ptr(), t._version) for t in held]),
-        )
+        versions = tuple([(place, t.data_ptr(), t._version) for place, t in held.items()])
+        key = (tuple(modes), versions)
         return _Present({name: known[name] for name in self.names}, key)
+
+    @staticmethod
+    def _refuse_mode(name: str, module: nn.Module) -> None:
+        if isinstance(module, nn.modules.batchnorm._BatchNorm):
+            raise ValueError(
+                f"model has batch normalization in training mode ({name}): one sample's gradient "
+                "depends on the others; call model.eval() for the kernel with fixed statistics"
+            )
+        if isinstance(module, nn.modules.dropout._DropoutNd) and module.p > 0:
+            raise ValueError(f"model has dropout in training mode ({name}): call model.eval()")
 
     def _rows(self, x: Tensor, now: _Present) -> int:
         """Choose the rows of a block, by the memory that the samples before took, or a few of these."""
@@ -196,7 +207,8 @@ class EmpiricalNTK:
             raise ValueError(
                 f"model must have outputs of shape ({len(x)},) or ({len(x)}, k), got {tuple(outputs.shape)}"
             )
-        if not outputs.detach().sum().isfinite() and not torch.isfinite(outputs).all():
+        # The sum is cheaper, but may overflow.
+        if not math.isfinite(outputs.detach().sum().item()) and not torch.isfinite(outputs).all():
             raise ValueError("the model's outputs hold NaN or infinity")
         graph = structure(outputs, now.parameters, uses)
         key = (graph.key, now.key)

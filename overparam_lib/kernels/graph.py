@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Hashable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import cache
 
 import torch
 from torch import Tensor, nn
@@ -75,40 +76,47 @@ def structure(outputs: Tensor, parameters: Mapping[str, nn.Parameter], uses: Seq
     """
     names = {id(parameter): name for name, parameter in parameters.items()}
     found = [get_gradient_edge(outputs).node]
-    index, nodes, entries = {found[0]: 0}, [], {}
+    index, nodes, edges_to = {found[0]: 0}, [], [0]
+    leaves: dict[str, int] = {}
+    n, by_rows = len(outputs), True
     for node in found:  # grows on the way
-        places = [node.name()]
-        for child, slot in node.next_functions:
+        operation, edges = node.name(), node.next_functions
+        places = [operation]
+        for child, slot in edges:
             if child is None:
                 continue
             place = index.get(child)
             if place is None:
                 place = index[child] = len(found)
                 found.append(child)
+                edges_to.append(0)
+            edges_to[place] += 1
             places += (place, slot)
-            # A leaf has a variable; so may a function by hand, but it is no parameter.
-            name = names.get(id(getattr(child, "variable", None)))
+        operation = _short(operation)
+        if operation == _PARAMETER:
+            name = names.get(id(node.variable))
             if name is not None:
-                entries[name] = entries.get(name, 0) + 1
+                leaves[name] = len(nodes)
                 places.append(name)
+        elif by_rows:
+            by_rows = _keeps_rows(node, operation, edges, n)
         nodes.append(tuple(places))
+    entries = {name: edges_to[place] for name, place in leaves.items() if place}
     seen = tuple([(use.name, index.get(use.edge.node), use.shape, use.intact) for use in uses])
     key = (tuple(nodes), outputs.shape, seen)
-    by_rows = all(_keeps_rows(node, len(outputs)) for node in found)
     return Structure(key, entries, [use for use in uses if use.edge.node in index], by_rows)
 
 
-def _keeps_rows(node: Node, n: int) -> bool:
-    name = _name(node)
-    if name == _PARAMETER or name in _ELEMENTWISE:
+def _keeps_rows(node: Node, name: str, edges: Sequence[tuple[Node | None, int]], n: int) -> bool:
+    if name in _ELEMENTWISE:
         return True
-    children = [(child, slot) for child, slot in node.next_functions if child is not None]
     if name == "TBackward0":  # of a weight
-        return all(_name(child) == _PARAMETER for child, _ in children)
+        return all(_name(child) == _PARAMETER for child, _ in edges if child is not None)
     if name == "AddmmBackward0":  # samples times a weight
-        weight = node.next_functions[2][0]
+        weight = edges[2][0]
         return weight is not None and _name(weight) in ("TBackward0", _PARAMETER)
     if name in _OF_TWO:  # a tensor that is broadcast may meet other rows
+        children = [(child, slot) for child, slot in edges if child is not None]
         others = [(child, slot) for child, slot in children if _name(child) != _PARAMETER]
         return all(_shape(child, slot) == _shape(node) for child, slot in others)
     if name in _BY_DIMENSION:
@@ -120,7 +128,12 @@ def _keeps_rows(node: Node, n: int) -> bool:
 
 
 def _name(node: Node) -> str:
-    return node.name().rpartition("::")[2]
+    return _short(node.name())
+
+
+@cache
+def _short(name: str) -> str:
+    return name.rpartition("::")[2]
 
 
 def _shape(node: Node, slot: int = 0) -> torch.Size:

@@ -52,7 +52,8 @@ class Term(Protocol):
 
 def _inner(one: Tensor, two: Tensor) -> Tensor:
     """Return the inner products (n1, k1, n2, k2) of vectors (n1, k1, p) and (n2, k2, p)."""
-    return (one.flatten(0, 1) @ two.flatten(0, 1).T).view(*one.shape[:2], *two.shape[:2])
+    (n1, k1, p), (n2, k2, _) = one.shape, two.shape
+    return (one.reshape(n1 * k1, p) @ two.reshape(n2 * k2, p).T).view(n1, k1, n2, k2)
 
 
 def _ordered(found: Tensor, order: tuple[int, ...] | None) -> Tensor:
@@ -170,8 +171,9 @@ class Vectors(_ByCombining):
         """Multiply the inner products of the slopes by those of the inputs."""
         if not isinstance(other, Vectors):
             return self.explicit().gram(other)
-        inner = self.inputs @ other.inputs.T
-        return self.slopes_gram(other) * inner[:, None, :, None]
+        slopes = self.slopes_gram(other)
+        n1, _, n2, _ = slopes.shape
+        return slopes * (self.inputs @ other.inputs.T).view(n1, 1, n2, 1)
 
     def combine(self, weights: Tensor) -> Tensor:
         """Sum the rows without forming them."""
@@ -198,8 +200,9 @@ class Vectors(_ByCombining):
         return self._last[1]
 
     def _weighted(self, weights: Tensor) -> Tensor:
-        slopes = self.slopes * weights[:, :, None]
-        return slopes[:, 0] if slopes.shape[1] == 1 else slopes.sum(dim=1)
+        if self.slopes.shape[1] == 1:
+            return self.slopes.squeeze(1) * weights
+        return (self.slopes * weights[:, :, None]).sum(dim=1)
 
 
 @dataclass
@@ -379,7 +382,8 @@ def collect(
     retain_graph : bool, default True
         Whether the graph is kept for `uncovered`, or for other derivatives.
     compact : bool, default False
-        Whether each term takes, at once, the form that is cheapest for its product with itself.
+        Whether each term takes, at once, the form that is cheapest for its product with itself, and stays
+        what it is when the parameters are moved.
 
     Returns
     -------
@@ -391,15 +395,14 @@ def collect(
         columns = outputs.reshape(n, -1)
     uses = [use for use in uses if use.shape[:1] == (n,) and use.intact]
     edges, rows, k = [use.edge for use in uses], [], columns.shape[1]
-    for c, chosen in enumerate(torch.eye(k, dtype=outputs.dtype, device=outputs.device)):
+    for c in range(k):
         how = {"retain_graph": retain_graph or c + 1 < k, "allow_unused": True}
-        weights = chosen.expand(n, k).reshape(outputs.shape)
-        rows.append(torch.autograd.grad(outputs, edges, weights, **how) if edges else ())
+        rows.append(torch.autograd.grad(outputs, edges, _column(outputs, c), **how) if edges else ())
     terms: dict[str, list[Term]] = {}
-    owned = {p.untyped_storage().data_ptr() for use in uses for p in use.module.parameters(recurse=False)}
+    owned = _storages(uses) if compact else ()
     for index, use in enumerate(uses):
         given = use.given.detach()
-        if given.untyped_storage().data_ptr() in owned:
+        if compact and given.untyped_storage().data_ptr() in owned:
             given = given.clone()  # it is a parameter, and may be moved before the term is used
         slopes = [outputs.new_zeros(use.shape) if row[index] is None else row[index] for row in rows]
         # One output's slopes are not copied.
@@ -409,6 +412,19 @@ def collect(
             if name in wanted:
                 terms.setdefault(name, []).append(term.compact() if compact else term)
     return Capture(columns, terms, outputs.ndim == 1)
+
+
+def _column(outputs: Tensor, c: int) -> Tensor:
+    """Return the weights that choose each sample's output c."""
+    if outputs.numel() == len(outputs):
+        return torch.ones_like(outputs)
+    weights = torch.zeros_like(outputs)
+    weights[:, c] = 1
+    return weights
+
+
+def _storages(uses: Sequence[Use]) -> set[int]:
+    return {p.untyped_storage().data_ptr() for use in uses for p in use.module.parameters(recurse=False)}
 
 
 def uncovered(captured: Capture, parameters: dict[str, Tensor], generator: torch.Generator) -> list[str]:
@@ -470,8 +486,10 @@ def _terms(module: nn.Module, given: Tensor, slopes: Tensor) -> dict[str, Term]:
 
 def _linear(module: nn.Linear, given: Tensor, slopes: Tensor) -> dict[str, Term]:
     n, k = slopes.shape[:2]
-    if given.shape[1:-1].numel() == 1:  # one position
-        vectors = Vectors(given.reshape(n, -1), slopes.reshape(n, k, -1))
+    if given.ndim > 2 and given.shape[1:-1].numel() == 1:  # one position
+        given, slopes = given.reshape(n, -1), slopes.reshape(n, k, -1)
+    if given.ndim == 2:
+        vectors = Vectors(given, slopes)
         bias = {} if module.bias is None else {"bias": Shift(vectors)}
         return {"weight": vectors, **bias}
     inputs = given.reshape(n, 1, 1, -1, module.in_features)

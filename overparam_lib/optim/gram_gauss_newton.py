@@ -391,8 +391,8 @@ class GramGaussNewton(torch.optim.Optimizer):
             factor, info = torch.linalg.cholesky_ex(shifted)
             v = torch.cholesky_solve(r[:, None], factor)[:, 0]
             # A singular matrix may have a factor by rounding alone; its solution is then far off.
-            left = torch.linalg.vector_norm(torch.addmv(r, shifted, v, alpha=-1))
-            if bool((info == 0) & (left <= _SOLVED * torch.linalg.vector_norm(r))):
+            left, right = torch.addmv(r, shifted, v, alpha=-1).norm().item(), r.norm().item()
+            if info.item() == 0 and left <= _SOLVED * right:
                 break
             self._refuse_not_finite(gram, r)
             # With less the step would be rounding, with more it would be needlessly short.
@@ -455,23 +455,20 @@ def _calls(model: nn.Module, device: str) -> Iterator[list[torch.Size]]:
     """Note the shapes of the model's outputs, and refuse to run it under autocast."""
     shapes: list[torch.Size] = []
 
-    def before(module: nn.Module, given: tuple) -> None:
+    def after(module: nn.Module, given: tuple, out: object) -> None:
         if torch.is_autocast_enabled(device):
             raise ValueError(
                 "closure runs the model under autocast: its rounding of J, at three digits or so, is larger "
                 "than the Gram matrix's small eigenvalues; leave autocast out of the closure"
             )
-
-    def after(module: nn.Module, given: tuple, out: object) -> None:
         if isinstance(out, Tensor):
             shapes.append(out.shape)
 
-    handles = [model.register_forward_pre_hook(before), model.register_forward_hook(after)]
+    handle = model.register_forward_hook(after)
     try:
         yield shapes
     finally:
-        for handle in handles:
-            handle.remove()
+        handle.remove()
 
 
 def _trained(model: nn.Module) -> dict[str, nn.Parameter]:
