@@ -121,10 +121,13 @@ class EmpiricalNTK:
                 same = x2 is None and i == j
                 second = first if same else self._block(other[j : j + rows], now, by_jacobian)
                 part = _product(first, second).permute(0, 2, 1, 3)
-                if out is None:
-                    out = part.new_empty(len(x1), len(other), *part.shape[2:])
                 if same:
                     part = (part + part.permute(1, 0, 3, 2)) / 2  # symmetric to the last digit
+                if out is None:
+                    if len(blocks1) == len(blocks2) == 1:
+                        out = part.contiguous()
+                        break
+                    out = part.new_empty(len(x1), len(other), *part.shape[2:])
                 out[i : i + rows, j : j + rows] = part
                 if x2 is None and not same:
                     out[j : j + rows, i : i + rows] = part.permute(1, 0, 3, 2)
@@ -265,7 +268,7 @@ def _product(first: Capture, second: Capture) -> Tensor:
     for name, terms in first.terms.items():
         for one in terms:
             for two in second.terms.get(name, ()):
-                total += one.gram(two)
+                one.add_gram(two, total)
     return total
 
 

@@ -37,6 +37,9 @@ class Term(Protocol):
     def gram(self, other: Term) -> Tensor:
         """Return the inner products with another batch's term, shape (n1, k, n2, k)."""
 
+    def add_gram(self, other: Term, total: Tensor) -> None:
+        """Add those inner products to a tensor (n1, k, n2, k), in place."""
+
     def combine(self, weights: Tensor) -> Tensor:
         """Return the sum over samples and outputs with weights (n, k), in the parameter's shape."""
 
@@ -60,14 +63,20 @@ def _ordered(found: Tensor, order: tuple[int, ...] | None) -> Tensor:
     return found if order is None else found.permute(order)
 
 
-class _ByCombining:
+class _ByOthers:
+    """What each term can do in place by doing it aside."""
+
+    def add_gram(self, other: Term, total: Tensor) -> None:
+        """Add the Gram matrix."""
+        total.add_(self.gram(other))
+
     def subtract(self, parameter: Tensor, weights: Tensor) -> None:
         """Subtract the combination."""
         parameter.sub_(self.combine(weights))
 
 
 @dataclass
-class Explicit(_ByCombining):
+class Explicit(_ByOthers):
     """The Jacobian itself, shape (n, k, p); `shape` and `order` as in `Products`."""
 
     jacobian: Tensor
@@ -103,7 +112,7 @@ class Explicit(_ByCombining):
 
 
 @dataclass
-class Products(_ByCombining):
+class Products(_ByOthers):
     """Sums over positions of δ ⊗ h, for g groups of channels.
 
     The `inputs` h have shape (n, g, l, t, a) and the `slopes` δ (n, k, g, t', b). The inputs have lines l
@@ -148,8 +157,9 @@ class Products(_ByCombining):
         return self if self._pairs_are_cheaper(self) else self.explicit()
 
     def _split(self) -> list[Tensor]:
-        """Return the parts, (n, g, t', a) each, without a copy if they take every line."""
-        return [self.inputs[:, :, lines].flatten(2, 3) for lines in self.parts]
+        """Return the parts, (n, g, t', a) each, of one copy at most if each takes lines in a row."""
+        inputs = self.inputs.contiguous()
+        return [inputs[:, :, lines].flatten(2, 3) for lines in self.parts]
 
     def _pairs_are_cheaper(self, other: Products) -> bool:
         (n1, k, _, t1, b), (n2, *_, t2, _) = self.slopes.shape, other.slopes.shape
@@ -160,7 +170,7 @@ class Products(_ByCombining):
 
 
 @dataclass
-class Vectors(_ByCombining):
+class Vectors(_ByOthers):
     """δ ⊗ h of a layer of vectors, whose weight is (b, a): `inputs` h (n, a) and `slopes` δ (n, k, b)."""
 
     inputs: Tensor
@@ -171,9 +181,14 @@ class Vectors(_ByCombining):
         """Multiply the inner products of the slopes by those of the inputs."""
         if not isinstance(other, Vectors):
             return self.explicit().gram(other)
-        slopes = self.slopes_gram(other)
-        n1, _, n2, _ = slopes.shape
-        return slopes * (self.inputs @ other.inputs.T).view(n1, 1, n2, 1)
+        return self.slopes_gram(other) * self._inputs_gram(other)
+
+    def add_gram(self, other: Vectors | Products | Explicit, total: Tensor) -> None:
+        """Add that product without forming it."""
+        if isinstance(other, Vectors):
+            total.addcmul_(self.slopes_gram(other), self._inputs_gram(other))
+        else:
+            super().add_gram(other, total)
 
     def combine(self, weights: Tensor) -> Tensor:
         """Sum the rows without forming them."""
@@ -199,6 +214,9 @@ class Vectors(_ByCombining):
             self._last = (weakref.ref(other), _inner(self.slopes, other.slopes))
         return self._last[1]
 
+    def _inputs_gram(self, other: Vectors) -> Tensor:
+        return (self.inputs @ other.inputs.T).view(len(self.inputs), 1, len(other.inputs), 1)
+
     def _weighted(self, weights: Tensor) -> Tensor:
         if self.slopes.shape[1] == 1:
             return self.slopes.squeeze(1) * weights
@@ -206,7 +224,7 @@ class Vectors(_ByCombining):
 
 
 @dataclass
-class Shift(_ByCombining):
+class Shift(_ByOthers):
     """The bias beside the weight of a layer of vectors: δ."""
 
     vectors: Vectors
@@ -235,7 +253,7 @@ class Shift(_ByCombining):
 
 
 @dataclass
-class Lookups(_ByCombining):
+class Lookups(_ByOthers):
     """Sums over positions of δ at the row that was looked up: `rows` (n, t), `slopes` (n, k, t, b)."""
 
     rows: Tensor
@@ -399,11 +417,10 @@ def collect(
         how = {"retain_graph": retain_graph or c + 1 < k, "allow_unused": True}
         rows.append(torch.autograd.grad(outputs, edges, _column(outputs, c), **how) if edges else ())
     terms: dict[str, list[Term]] = {}
-    owned = _storages(uses) if compact else ()
     for index, use in enumerate(uses):
         given = use.given.detach()
-        if compact and given.untyped_storage().data_ptr() in owned:
-            given = given.clone()  # it is a parameter, and may be moved before the term is used
+        if compact and _is_a_parameter(use.given, uses):
+            given = given.clone()  # it may be moved before the term is used
         slopes = [outputs.new_zeros(use.shape) if row[index] is None else row[index] for row in rows]
         # One output's slopes are not copied.
         stacked = slopes[0].unsqueeze(1) if len(slopes) == 1 else torch.stack(slopes, dim=1)
@@ -423,8 +440,14 @@ def _column(outputs: Tensor, c: int) -> Tensor:
     return weights
 
 
-def _storages(uses: Sequence[Use]) -> set[int]:
-    return {p.untyped_storage().data_ptr() for use in uses for p in use.module.parameters(recurse=False)}
+def _is_a_parameter(given: Tensor, uses: Sequence[Use]) -> bool:
+    """Tell whether a tensor shares its memory with a parameter of the layers."""
+    if not (given.is_leaf or given._is_view()):  # it was computed
+        return False
+    storage = given.untyped_storage()
+    start = storage.data_ptr()
+    inside = range(start, start + storage.nbytes())
+    return any(p.data_ptr() in inside for use in uses for p in use.module.parameters(recurse=False))
 
 
 def uncovered(captured: Capture, parameters: dict[str, Tensor], generator: torch.Generator) -> list[str]:

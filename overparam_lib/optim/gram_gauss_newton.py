@@ -154,7 +154,7 @@ class GramGaussNewton(torch.optim.Optimizer):
             raise ValueError(f"model must be a torch.nn.Module, not its parameters or groups, got {model!r}")
         parameters = _trained(model)
         self._model, self._check_every, self._all = model, check_every, parameters
-        self._owners = owners(model, list(parameters))
+        self._owners, self._norms = owners(model, list(parameters)), _norms(model)
         self._damping = damping if callable(damping) else None
         self._seen: dict[Hashable, _Checked] = {}
         self.by_jacobian: tuple[str, ...] = ()
@@ -199,7 +199,8 @@ class GramGaussNewton(torch.optim.Optimizer):
         super().__setstate__(state)
         names = {id(parameter): name for name, parameter in self._model.named_parameters()}
         self._all = {names[id(parameter)]: parameter for parameter in self.param_groups[0]["params"]}
-        self._owners, self._seen = owners(self._model, list(self._all)), {}
+        self._owners, self._norms = owners(self._model, list(self._all)), _norms(self._model)
+        self._seen = {}
         self._state = self.state[self.param_groups[0]["params"][0]]
 
     def load_state_dict(self, state_dict: dict) -> None:
@@ -235,7 +236,7 @@ class GramGaussNewton(torch.optim.Optimizer):
         """
         if not callable(closure):
             raise ValueError(f"closure must be a function that returns the residuals, got {closure!r}")
-        self._refuse_batch_statistics()
+        self._refuse_batch_statistics(self._norms)
         device = self.param_groups[0]["params"][0].device.type
         with watched(self._owners) as uses, _calls(self._model, device) as shapes, torch.enable_grad():
             residuals = closure()
@@ -244,7 +245,7 @@ class GramGaussNewton(torch.optim.Optimizer):
         terms = self._terms(residuals, uses)
         before = residuals.detach().clone()  # a closure may return a parameter itself
         flat = before.reshape(-1)
-        gram = _gram(terms, len(flat))
+        gram = _gram(terms, before)
         if not lr:
             self._refuse_not_finite(gram, flat)
         else:
@@ -265,9 +266,9 @@ class GramGaussNewton(torch.optim.Optimizer):
             _require_number(name, group[name])
         return float(group["lr"]), float(group["damping"])
 
-    def _refuse_batch_statistics(self) -> None:
-        for name, module in self._model.named_modules():
-            if isinstance(module, _BatchNorm) and (module.training or module.running_mean is None):
+    def _refuse_batch_statistics(self, norms: dict[str, _BatchNorm]) -> None:
+        for name, module in norms.items():
+            if module.training or module.running_mean is None:
                 raise ValueError(
                     f"model has batch normalization by the batch's statistics ({name}): each residual would "
                     "depend on all samples, and the rows of J would not be the samples' own; use GroupNorm "
@@ -333,6 +334,7 @@ class GramGaussNewton(torch.optim.Optimizer):
         if due:
             self._refuse_not_finite(residuals)
             self._refuse_other_parameters()
+            self._refuse_batch_statistics(_norms(self._model))
             found = graph.strays() | set(uncovered(captured, parameters, torch.Generator().manual_seed(step)))
             last = self._remember(graph.key, last, found, captured.terms)
         elif lost := last.covered - captured.terms.keys():
@@ -417,11 +419,17 @@ class GramGaussNewton(torch.optim.Optimizer):
         return v, used
 
 
-def _gram(terms: dict[str, list[Term]], size: int) -> Tensor:
+def _gram(terms: dict[str, list[Term]], residuals: Tensor) -> Tensor:
     """Return J Jᵀ, shape (nk, nk)."""
+    (n, *outputs) = residuals.shape
+    k = math.prod(outputs)
+    total = residuals.new_zeros(n, k, n, k)
     # Both orders of two uses are needed: each is the other's transpose.
-    products = (one.gram(two) for parts in terms.values() for one in parts for two in parts)
-    return sum(products).reshape(size, size)
+    for parts in terms.values():
+        for one in parts:
+            for two in parts:
+                one.add_gram(two, total)
+    return total.view(n * k, n * k)
 
 
 def _jacobians(residuals: Tensor, parameters: dict[str, nn.Parameter]) -> dict[str, Tensor]:
@@ -469,6 +477,10 @@ def _calls(model: nn.Module, device: str) -> Iterator[list[torch.Size]]:
         yield shapes
     finally:
         handle.remove()
+
+
+def _norms(model: nn.Module) -> dict[str, _BatchNorm]:
+    return {name: module for name, module in model.named_modules() if isinstance(module, _BatchNorm)}
 
 
 def _trained(model: nn.Module) -> dict[str, nn.Parameter]:

@@ -54,6 +54,9 @@ def test_all_forms_agree(name):
     forms = (term, term.compact(), term.explicit())
     for one, two in itertools.product(forms, forms):
         torch.testing.assert_close(one.gram(two), expected, rtol=1e-12, atol=1e-12)
+        total = torch.ones_like(expected)
+        one.add_gram(two, total)
+        torch.testing.assert_close(total, 1 + expected, rtol=1e-12, atol=1e-12)
     combined = torch.einsum("ic,icp->p", weights, dense)
     for form in forms:
         found = form.combine(weights)
