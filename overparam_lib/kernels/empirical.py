@@ -39,7 +39,9 @@ class EmpiricalNTK:
     layers that are not known) go through Jacobians of single samples. The test is made at every call, unless
     all operations of the network are known to keep the samples apart, as those of common feedforward and
     convolutional networks are: then once, until its modes, its parameters or buffers, or its graph of
-    operations have changed. (A write through ``.data`` is not seen.)
+    operations have changed. (A write through ``.data`` is not seen.) In float32 the test is to four digits;
+    TF32, which PyTorch allows for convolutions on GPUs, rounds to three, so layers that fail by that go
+    through Jacobians, and ``torch.backends.cudnn.allow_tf32 = False`` is the cure.
 
     Parameters
     ----------

@@ -120,8 +120,10 @@ class GramGaussNewton(torch.optim.Optimizer):
     two samples, and gradients found in ``.grad`` are refused. A closure may evaluate the model several times
     and return ``torch.cat`` of the residuals: that is the step of the whole batch, through Jacobians.
 
-    *Precision.* float32 and float64. If the Cholesky factorization fails, or its solution leaves more
-    than a hundredth of r, then lr·α is raised to √ε of the type times the mean of the diagonal of
+    *Precision.* float32 and float64. TF32, which PyTorch allows for convolutions on GPUs, rounds to three
+    digits: layers that fail the check by that go through Jacobians, so set
+    ``torch.backends.cudnn.allow_tf32 = False``. If the Cholesky factorization fails, or its solution leaves
+    more than a hundredth of r, then lr·α is raised to √ε of the type times the mean of the diagonal of
     :math:`JJ^\top`, and tenfold from there on; the first time with a warning.
 
     References
