@@ -10,13 +10,14 @@ import gzip
 import os
 import shutil
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from functools import partial
 from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
+from queue import Empty, SimpleQueue
 from urllib.parse import urlsplit
 
 from axe_playwright_python.sync_playwright import Axe
@@ -24,8 +25,8 @@ from playwright.sync_api import Browser, Page, Response, sync_playwright
 
 SIZES = {"desktop": (1366, 900), "phone": (390, 844)}
 SCHEMES = ("light", "dark")
-# Axe takes as long as all else, and looks at colours and at what is shown: each scheme once, each size once.
-_FOR_AXE = (("desktop", "light"), ("phone", "dark"))
+# A page is opened once at each size, and axe run on it then: each scheme is the first at one of them.
+_FIRST = {"desktop": "light", "phone": "dark"}
 _TAGS = ["wcag2a", "wcag2aa", "wcag21a", "wcag21aa", "best-practice"]
 _QUIET = (
     "--no-sandbox",  # Chromium refuses to start as root with it
@@ -134,7 +135,7 @@ class Visit:
     external: list[str] = field(default_factory=list)
     seen: dict = field(default_factory=dict)
     unfolded: dict = field(default_factory=dict)
-    violations: list[tuple[str, str]] = field(default_factory=list)  # unfolded; in two of the four visits
+    violations: list[tuple[str, str]] = field(default_factory=list)  # unfolded; in the first scheme only
 
     def __str__(self) -> str:
         return f"{self.name} ({self.size}, {self.scheme})"
@@ -197,38 +198,47 @@ def settle(page: Page) -> None:
     page.evaluate(_SETTLE)
 
 
-def visit(browser: Browser, address: str, name: str, size: str = "desktop", scheme: str = "light") -> Visit:
-    """Open a page, and note what can be seen of it."""
-    seen = Visit(name, size, scheme)
-    with opened(browser, size, scheme) as page:
-        _listen(page, address, seen)
-        seen.status = page.goto(address + name, wait_until="load").status
-        settle(page)
-        seen.seen = page.evaluate(_MEASURE)
+def visit(
+    browser: Browser, address: str, name: str, size: str = "desktop", schemes: Sequence[str] = ("light",)
+) -> list[Visit]:
+    """Open a page in the first scheme, and note what can be seen of it there and in the others.
+
+    For the others the reader's system changes its scheme while the page is open. What the page says and asks
+    for meanwhile is noted with the first.
+    """
+    found = [Visit(name, size, scheme) for scheme in schemes]
+    with opened(browser, size, schemes[0]) as page:
+        _listen(page, address, found[0])
+        status = page.goto(address + name, wait_until="load").status
+        for seen in found:
+            seen.status, seen.seen = status, _measured(page, seen.scheme)
         page.evaluate(_UNFOLD)
         page.wait_for_timeout(500)  # the folds open slowly
-        settle(page)
-        seen.unfolded = page.evaluate(_MEASURE)
-        if (size, scheme) in _FOR_AXE:
-            seen.violations = _axe(page)
-    return seen
+        for seen in reversed(found):
+            seen.unfolded = _measured(page, seen.scheme)
+        found[0].violations = _axe(page)
+    return found
 
 
 def visit_all(address: str, names: list[str], browsers: int = 2) -> list[Visit]:
     """Visit pages at every size in every scheme, with as many browsers as a small machine has cores."""
+    todo: SimpleQueue[tuple[str, str, Sequence[str]]] = SimpleQueue()
+    for name in names:
+        for size, first in _FIRST.items():
+            todo.put((name, size, sorted(SCHEMES, key=lambda scheme: scheme != first)))
 
-    def some(share: list[str]) -> list[Visit]:
+    def some(_: int) -> list[Visit]:
+        found: list[Visit] = []
         with chromium() as browser:
-            return [
-                visit(browser, address, name, size, scheme)
-                for name in share
-                for size in SIZES
-                for scheme in SCHEMES
-            ]
+            while True:
+                try:
+                    name, size, schemes = todo.get_nowait()
+                except Empty:
+                    return found
+                found += visit(browser, address, name, size, schemes)
 
     with ThreadPoolExecutor(browsers) as pool:
-        shares = pool.map(some, [names[i::browsers] for i in range(browsers)])
-        return [seen for share in shares for seen in share]
+        return [seen for share in pool.map(some, range(browsers)) for seen in share]
 
 
 def loads(browser: Browser, address: str, name: str) -> list[Load]:
@@ -330,6 +340,12 @@ CHECKS: tuple[Callable[[Visit], Iterator[str]], ...] = (
     wrong_theme,
     barriers,
 )
+
+
+def _measured(page: Page, scheme: str) -> dict:
+    page.emulate_media(color_scheme=scheme)
+    settle(page)
+    return page.evaluate(_MEASURE)
 
 
 def _listen(page: Page, address: str, seen: Visit) -> None:

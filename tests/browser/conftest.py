@@ -1,4 +1,4 @@
-"""One Chromium and one server for all tests; each page is opened once at each size in each scheme."""
+"""One Chromium and one server for all tests; each page is opened at each size, and seen in each scheme."""
 
 import pytest
 

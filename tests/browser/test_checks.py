@@ -72,7 +72,7 @@ def look(browser, tmp_path):
         if "mathjax/" in html:
             (tmp_path / "mathjax").symlink_to(SITE / "_static" / "mathjax")
         with served(tmp_path) as address:
-            return visit(browser, address, name)
+            return visit(browser, address, name)[0]
 
     return open_page
 
@@ -88,6 +88,23 @@ def test_a_good_page_passes(look, html):
 )
 def test_a_fault_is_found(look, check, addition):
     assert list(check(look(HEAD + BODY.format(addition))))
+
+
+@pytest.mark.parametrize("follows", [True, False])
+def test_a_page_must_follow_a_change_of_scheme(browser, tmp_path, follows):
+    """As the book's theme does, for a reader whose system turns dark in the evening."""
+    script = """<script>const dark = matchMedia("(prefers-color-scheme: dark)");
+const set = () => {document.documentElement.dataset.theme = dark.matches ? "dark" : "light"};
+set(); dark.onchange = FOLLOWS;</script>
+<style>html[data-theme="dark"] body {background: #111; color: #fff}</style>"""
+    html = HEAD + script.replace("FOLLOWS", "set" if follows else "null") + BODY.format("")
+    (tmp_path / "page.html").write_text(html, "utf-8")
+    with served(tmp_path) as address:
+        for schemes in (("light", "dark"), ("dark", "light")):
+            first, second = visit(browser, address, "page.html", schemes=schemes)
+            assert (first.scheme, second.scheme) == schemes
+            assert list(wrong_theme(first)) == []
+            assert (list(wrong_theme(second)) == []) == follows
 
 
 def test_a_page_that_is_not_there_is_found(look):
