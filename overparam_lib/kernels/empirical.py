@@ -104,7 +104,8 @@ class EmpiricalNTK:
         ------
         ValueError
             If a row of the outputs depends on other samples, as in batch normalization while training, or is
-            random, as with dropout; if outputs have another shape; if an input is empty or gives NaN.
+            random, as with dropout; if outputs have another shape; if an input is empty or gives NaN; if the
+            model computes in less than float32.
         """
         for name, x in (("x1", x1), ("x2", x2)):
             if x is not None and (x.ndim < 1 or len(x) == 0):
@@ -220,7 +221,13 @@ class EmpiricalNTK:
         known = self._checked.get(key)
         captured = collect(outputs, uses, self.names, retain_graph=known is None)
         if known is None:
-            self._refuse_dependence(x, captured.outputs)
+            types = {outputs.dtype, *(use.dtype for use in uses), *(p.dtype for p in now.parameters.values())}
+            if coarse := types - {torch.float32, torch.float64}:
+                raise ValueError(
+                    f"the model computes in {coarse.pop()}, which is too coarse for a kernel: use "
+                    "model.float(), and no autocast"
+                )
+            self._refuse_dependence(x, captured.outputs, 1e-4 if torch.float32 in types else 1e-9)
             wrong = uncovered(captured, now.parameters, torch.Generator().manual_seed(0))
             known = frozenset(graph.strays() | set(wrong))
             if graph.by_rows:
@@ -228,7 +235,7 @@ class EmpiricalNTK:
             self._each.pop(x.shape[1:], None)
         captured.outputs = captured.outputs.detach()
         for name, jacobian in self._jacobians(x, known).items():
-            rows = jacobian.reshape(*captured.outputs.shape, -1)
+            rows = jacobian.reshape(*captured.outputs.shape, -1).to(outputs.dtype)
             captured.terms[name] = [Explicit(rows, now.parameters[name].shape)]
         by_jacobian |= known
         if x.shape[1:] not in self._each:
@@ -236,11 +243,10 @@ class EmpiricalNTK:
             self._each[x.shape[1:]] = max(1, size * outputs.element_size() / len(x))
         return captured
 
-    def _refuse_dependence(self, x: Tensor, outputs: Tensor) -> None:
+    def _refuse_dependence(self, x: Tensor, outputs: Tensor, close: float) -> None:
         few = range(min(len(x), 3))
         with torch.no_grad():
             alone = torch.cat([self.model(x[i : i + 1].clone()).reshape(1, -1) for i in few])
-        close = 1e-4 if outputs.dtype == torch.float32 else 1e-9
         if not (alone - outputs.detach()[: len(few)]).abs().max() <= close * (1 + alone.abs().max()):
             raise ValueError(
                 "an output depends on other samples of the batch, or is random; the kernel is not defined"

@@ -421,10 +421,12 @@ def collect(
         given = use.given.detach()
         if compact and _is_a_parameter(use.given, uses):
             given = given.clone()  # it may be moved before the term is used
+        if given.is_floating_point():  # the network may compute in another type
+            given = given.to(outputs.dtype)
         slopes = [outputs.new_zeros(use.shape) if row[index] is None else row[index] for row in rows]
         # One output's slopes are not copied.
         stacked = slopes[0].unsqueeze(1) if len(slopes) == 1 else torch.stack(slopes, dim=1)
-        for own, term in _terms(use.module, given, stacked).items():
+        for own, term in _terms(use.module, given, stacked.to(outputs.dtype)).items():
             name = f"{use.name}.{own}".removeprefix(".")
             if name in wanted:
                 terms.setdefault(name, []).append(term.compact() if compact else term)
@@ -471,7 +473,8 @@ def uncovered(captured: Capture, parameters: dict[str, Tensor], generator: torch
         captured.outputs, list(parameters.values()), weights, retain_graph=True, allow_unused=True
     )
     # Rounding, of a gradient and of what cancels in one that is zero; a missing use is far larger.
-    own, total = (1e-4, 1e-6) if captured.outputs.dtype == torch.float32 else (1e-9, 1e-13)
+    types = {captured.outputs.dtype, *(parameter.dtype for parameter in parameters.values())}
+    own, total = (1e-4, 1e-6) if torch.float32 in types else (1e-9, 1e-13)
     total *= sum(gradient.norm() for gradient in true if gradient is not None)
     wrong = []
     for (name, parameter), gradient in zip(parameters.items(), true, strict=True):

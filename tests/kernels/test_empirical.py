@@ -558,6 +558,41 @@ def test_bad_arguments_are_refused():
         EmpiricalNTK(net, params=["weight"])
 
 
+class Cast(nn.Module):
+    """A network whose parts compute in types of their own."""
+
+    def __init__(self, inner, outer=torch.float64):
+        super().__init__()
+        with torch.random.fork_rng():
+            torch.manual_seed(0)
+            self.net = nn.Sequential(nn.Linear(3, 8), nn.LayerNorm(8), nn.Tanh(), nn.Linear(8, 2))
+            self.scale = nn.Parameter(torch.randn(3))
+        self.inner, self.outer = inner, outer
+        self.to(inner)
+
+    def forward(self, x):
+        return self.net(x.to(self.inner) * self.scale).to(self.outer)
+
+
+def test_a_network_in_float32_may_have_outputs_in_float64():
+    x = torch.randn(5, 3, generator=torch.Generator().manual_seed(1))
+    kernel = EmpiricalNTK(Cast(torch.float32))
+    found = kernel(x)
+    assert found.dtype == torch.float64 and kernel.by_jacobian == ("scale",)
+    expected = EmpiricalNTK(Cast(torch.float64))(x.double())
+    # The types' starting weights are the same to float32's digits.
+    torch.testing.assert_close(found, expected, rtol=1e-5, atol=1e-5)
+
+
+@pytest.mark.parametrize("outer", [torch.bfloat16, torch.float32])
+def test_types_that_are_too_coarse_are_refused(outer):
+    with pytest.raises(ValueError, match="computes in torch.bfloat16, which is too coarse"):
+        EmpiricalNTK(Cast(torch.bfloat16, outer))(torch.ones(2, 3))
+    net = Cast(torch.float32, outer)
+    with torch.autocast("cpu", dtype=torch.bfloat16), pytest.raises(ValueError, match="no autocast"):
+        EmpiricalNTK(net)(torch.ones(2, 3))
+
+
 @pytest.mark.gpu
 @pytest.mark.parametrize("name", NETS)
 def test_on_a_gpu_it_is_the_same_kernel(name):
