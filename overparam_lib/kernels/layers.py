@@ -421,12 +421,13 @@ def collect(
         given = use.given.detach()
         if compact and _is_a_parameter(use.given, uses):
             given = given.clone()  # it may be moved before the term is used
-        if given.is_floating_point():  # the network may compute in another type
-            given = given.to(outputs.dtype)
         slopes = [outputs.new_zeros(use.shape) if row[index] is None else row[index] for row in rows]
         # One output's slopes are not copied.
         stacked = slopes[0].unsqueeze(1) if len(slopes) == 1 else torch.stack(slopes, dim=1)
-        for own, term in _terms(use.module, given, stacked.to(outputs.dtype)).items():
+        if use.dtype != outputs.dtype:  # the network computes in another type
+            given = given.to(outputs.dtype) if given.is_floating_point() else given
+            stacked = stacked.to(outputs.dtype)
+        for own, term in _terms(use.module, given, stacked).items():
             name = f"{use.name}.{own}".removeprefix(".")
             if name in wanted:
                 terms.setdefault(name, []).append(term.compact() if compact else term)
