@@ -12,7 +12,15 @@ from torch import Tensor, nn
 from torch.func import functional_call, jacrev, vmap
 
 from overparam_lib.kernels.graph import structure
-from overparam_lib.kernels.layers import Capture, Explicit, collect, owners, uncovered, watched
+from overparam_lib.kernels.layers import (
+    Capture,
+    Explicit,
+    collect,
+    inner_products,
+    owners,
+    uncovered,
+    watched,
+)
 
 __all__ = ["EmpiricalNTK"]
 
@@ -273,11 +281,7 @@ class EmpiricalNTK:
 def _product(first: Capture, second: Capture) -> Tensor:
     n1, k = first.outputs.shape
     total = first.outputs.new_zeros(n1, k, len(second.outputs), k)
-    for name, terms in first.terms.items():
-        for one in terms:
-            for two in second.terms.get(name, ()):
-                one.add_gram(two, total)
-    return total
+    return inner_products(first.terms, second.terms, total)
 
 
 def _names(model: nn.Module, params: Iterable[str | nn.Parameter] | None) -> tuple[str, ...]:

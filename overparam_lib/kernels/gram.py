@@ -367,11 +367,10 @@ class Gram:
         if self.dense and self.dtype == torch.float64:
             return self._whole() @ v
         total, pairs = torch.zeros_like(v), self._tiles.pairs()
-        if not self.dense:
-            self._refuse_change()
         if self.dense:
             products = self._tiles.products(pairs, v, precision, self._whole())
         else:
+            self._refuse_change()
             source = self._tiles if self._workers is None else self._workers
             products = source.products(pairs, v, precision)
         for (i, j), (upper, lower) in _shown(zip(pairs, products, strict=True), len(pairs)):

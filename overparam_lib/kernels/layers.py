@@ -28,7 +28,17 @@ from torch import Tensor, nn
 from torch.autograd.graph import GradientEdge, get_gradient_edge
 from torch.nn import functional as F
 
-__all__ = ["Capture", "Explicit", "Term", "Use", "collect", "owners", "uncovered", "watched"]
+__all__ = [
+    "Capture",
+    "Explicit",
+    "Term",
+    "Use",
+    "collect",
+    "inner_products",
+    "owners",
+    "uncovered",
+    "watched",
+]
 
 
 class Term(Protocol):
@@ -432,6 +442,15 @@ def collect(
             if name in wanted:
                 terms.setdefault(name, []).append(term.compact() if compact else term)
     return Capture(columns, terms, outputs.ndim == 1)
+
+
+def inner_products(first: dict[str, list[Term]], second: dict[str, list[Term]], total: Tensor) -> Tensor:
+    """Add the inner products of two Jacobians, over all parameters and pairs of uses, to (n1, k, n2, k)."""
+    for name, terms in first.items():
+        for one in terms:
+            for two in second.get(name, ()):
+                one.add_gram(two, total)
+    return total
 
 
 def _column(outputs: Tensor, c: int) -> Tensor:

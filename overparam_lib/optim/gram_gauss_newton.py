@@ -13,7 +13,16 @@ from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
 from overparam_lib.kernels.graph import structure
-from overparam_lib.kernels.layers import Explicit, Term, Use, collect, owners, uncovered, watched
+from overparam_lib.kernels.layers import (
+    Explicit,
+    Term,
+    Use,
+    collect,
+    inner_products,
+    owners,
+    uncovered,
+    watched,
+)
 
 __all__ = ["GramGaussNewton"]
 
@@ -425,13 +434,8 @@ def _gram(terms: dict[str, list[Term]], residuals: Tensor) -> Tensor:
     """Return J Jᵀ, shape (nk, nk)."""
     (n, *outputs) = residuals.shape
     k = math.prod(outputs)
-    total = residuals.new_zeros(n, k, n, k)
     # Both orders of two uses are needed: each is the other's transpose.
-    for parts in terms.values():
-        for one in parts:
-            for two in parts:
-                one.add_gram(two, total)
-    return total.view(n * k, n * k)
+    return inner_products(terms, terms, residuals.new_zeros(n, k, n, k)).view(n * k, n * k)
 
 
 def _jacobians(residuals: Tensor, parameters: dict[str, nn.Parameter]) -> dict[str, Tensor]:
